@@ -1,0 +1,1 @@
+"""Dispatch: the link to the worker process and the rules of its supervision."""

@@ -1,0 +1,1 @@
+"""Intake: how a file on a share becomes a settled file."""

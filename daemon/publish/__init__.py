@@ -1,0 +1,1 @@
+"""Publish: repeatable steps that bring results out and originals away."""

@@ -1,0 +1,1 @@
+"""Queue: the ledger and the pure deciders that say what happens next."""

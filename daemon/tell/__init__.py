@@ -1,0 +1,1 @@
+"""Tell: how people and programs learn what happens."""

@@ -1,0 +1,1 @@
+"""One file for each external library; the only place that imports it."""

@@ -1,0 +1,1 @@
+"""One file for each stage of a recipe; a stage asks its engines in order and says which one ran."""

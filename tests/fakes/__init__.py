@@ -1,0 +1,1 @@
+"""Fakes with the real thing's manners: real processes, real files."""
