@@ -4,9 +4,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
-Above = Annotated[float, msgspec.Meta(gt=0.0)]
+# Upper limits keep every value inside what timers, SQLite and arithmetic can take.
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1_000_000.0)]
+Above = Annotated[float, msgspec.Meta(gt=0.0, le=1_000_000.0)]
+Hours = Annotated[float, msgspec.Meta(gt=0.0, le=500.0)]
+Priority = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
+WatchName = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$", description='1 to 64 of "a-z", "0-9", "-" and "_"'),
+]
 Folder = bytes  # absolute; in the file a string, relative to the config file's folder
 
 
@@ -36,7 +43,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[worker]: the one process that owns the card."""
 
     lanes: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2  # jobs at once; gpu stages take turns
-    time_limit_hours: Above = 2.0  # for one file
+    time_limit_hours: Hours = 2.0  # for one file
     hang_seconds: Above = 900.0  # without a step forward
     silent_seconds: Above = 60.0  # without any sign of life
     python: str = ""  # another interpreter for the worker; empty: the daemon's own
@@ -58,7 +65,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[[watch]]: one watched folder and what it promises."""
 
-    name: str
+    name: WatchName  # in logs, labels and commands
     path: Folder
     recipe: str
     outbox: Folder
@@ -68,7 +75,7 @@ class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_seconds: NotNegative = 5.0  # quiet for at least this long
     incomplete_seconds: NotNegative = 120.0  # quiet, but its container says that bytes are missing
     scan_seconds: NotNegative = 0.0  # 0: 60 on local disks, 5 on shares
-    priority: int = 0  # higher first
+    priority: Priority = 0  # higher first
     receipts: bool = True  # NAME.penstock.json beside the drop while it waits and runs
     require_mount: bool = False  # path must be a mount of its own, else it is offline
     options: dict[str, Any] = {}

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "pipeline.core": (),
     "pipeline.gpu": ("pipeline.core",),
-    "pipeline.engines": ("!", "pipeline.gpu", "pipeline.core"),
-    "pipeline.stages": ("!", "pipeline.engines", "pipeline.gpu", "pipeline.core"),
+    "pipeline.media": ("pipeline.core",),
+    "pipeline.engines": ("!", "pipeline.gpu", "pipeline.media", "pipeline.core"),
+    "pipeline.stages": ("!", "pipeline.engines", "pipeline.gpu", "pipeline.media", "pipeline.core"),
     "pipeline.runner": ("pipeline.stages", "pipeline.engines", "pipeline.gpu", "pipeline.core"),
     "pipeline.worker": ("pipeline.runner", "pipeline.gpu", "pipeline.core"),
     "daemon.values": ("pipeline.core",),

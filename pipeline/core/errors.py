@@ -3,7 +3,7 @@
 PenstockError
 ├── ConfigError        the config can not be used                     exit status 78
 ├── BusyError          another daemon holds the state folder          exit status 75
-├── LedgerError        the ledger can not be opened or trusted
+├── LedgerError        the ledger can not be opened or trusted      exit status 74
 ├── LinkError          the worker can not be reached
 └── JobError           a job's stage failed; `fault` says what follows
     ├── BadInput       never again: the file itself is the reason

@@ -17,7 +17,9 @@ VIDEO = frozenset(
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Unit = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Colour = Annotated[str, msgspec.Meta(pattern=r"^#[0-9a-fA-F]{6}$")]
+Colour = Annotated[
+    str, msgspec.Meta(pattern=r"^#[0-9a-fA-F]{6}\Z", description='a colour such as "#35c2ff"')
+]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

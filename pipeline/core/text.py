@@ -3,6 +3,7 @@
 import os
 import unicodedata
 
+_LONGEST_CHAR = 4  # bytes of UTF-8
 LINE_LIMIT = 400  # characters; a name may have 255 bytes, a reason a few sentences
 
 
@@ -28,9 +29,13 @@ def _escaped(char: str) -> str:
 
 def fit_name(stem: bytes, suffix: bytes = b"", room: int = 255) -> bytes:
     """The stem shortened so that stem + suffix fits a directory entry (255 bytes on Linux)."""
-    space = room - len(suffix)
+    space = max(0, room - len(suffix))
     if len(stem) > space:
-        stem = stem[:space].decode("utf-8", "ignore").encode() or stem[:space]
+        cut = space
+        while cut > 0 and space - cut < _LONGEST_CHAR and stem[cut] & 0xC0 == 0x80:
+            cut -= 1  # not inside a character
+        whole = cut > 0 and stem[cut] & 0xC0 != 0x80
+        stem = stem[: cut if whole else space]
     return stem + suffix
 
 
@@ -43,15 +48,16 @@ def split_suffix(name: bytes) -> tuple[bytes, bytes]:
 def human_bytes(size: float) -> str:
     """A size as people read it: 812 B, 3.4 MB, 1.2 GB (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        digits = 0 if unit == "B" else 1
+        if abs(round(size, digits)) < 1000:
+            return f"{size:.{digits}f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
 
 
 def human_seconds(seconds: float) -> str:
     """A duration as people read it: 4.2 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -1,0 +1,292 @@
+"""The worker as the loop sees it: claims, orders, answers, overdue jobs, restarts."""
+
+import logging
+import os
+import signal
+
+from daemon.desk import Desk, Flight, about
+from daemon.dispatch.executor import Gone, Heard
+from daemon.dispatch.supervise import InFlight, overdue, restart_pause
+from daemon.publish.steps import result_name, staging_of
+from daemon.queue.schedule import next_claim
+from daemon.settings import WatchSettings
+from daemon.values import Job, State
+from daemon.walk import Walk
+from pipeline.core.contract import (
+    Alive,
+    Beat,
+    Failed,
+    Fault,
+    Finished,
+    Hello,
+    Order,
+    StageDone,
+)
+from pipeline.core.errors import LinkError
+from pipeline.core.text import fit_name, human_seconds, shown
+
+log = logging.getLogger("penstock.worker")
+
+STEM_ROOM = 200  # bytes; leaves space for the longest output suffix within 255
+
+
+class Crew:
+    """Feeds the worker and answers for it. Called on the loop only."""
+
+    def __init__(self, desk: Desk, walk: Walk) -> None:
+        self._desk = desk
+        self._walk = walk
+        self._served: dict[str, int] = {}
+        self._turn = 0
+        self._ready = False  # the worker said hello
+        self._alive_at = 0.0
+        self._blamed: dict[int, str] = {}  # killed for this job, and why
+        self._spared = False  # killed on purpose: nobody is to blame
+        self._ends: list[float] = []  # unwanted ends, monotonic
+        self._start_at = 0.0
+        self.restarts = 0
+        self.last_exit = ""
+
+    # --- orders
+
+    def claim(self) -> None:
+        """Give the worker as many orders as it has lanes for."""
+        desk = self._desk
+        while len(desk.flights) < desk.settings.worker.lanes:
+            suspects = self._suspects()
+            running = [desk.jobs[number] for number in desk.flights if number in desk.jobs]
+            queued = [job for job in desk.jobs.values() if self._ready_to_run(job)]
+            if len(running) < len(desk.flights):  # the worker still clears away a job that left
+                queued = [job for job in queued if job.id not in suspects]
+            job = next_claim(
+                queued, running, lanes=desk.settings.worker.lanes, served=self._served,
+                now=desk.clock(), not_before=self._walk.not_before, suspects=suspects,
+            )  # fmt: skip
+            if job is None or not self._worker_up() or not self._order(job):
+                return
+
+    def _ready_to_run(self, job: Job) -> bool:
+        room = self._desk.rooms.get(job.watch)
+        return job.state is State.QUEUED and room is not None and room.online
+
+    def _suspects(self) -> set[int]:
+        """Jobs that were in flight when a worker died; each runs alone until it has passed."""
+        return {job.id for job in self._desk.jobs.values() if job.kills}
+
+    def _worker_up(self) -> bool:
+        desk = self._desk
+        if desk.link.up:
+            return self._ready
+        wait = self._start_at - desk.clock()
+        if wait > 0:
+            return False
+        try:
+            desk.link.start()
+        except LinkError as error:
+            desk.problems["worker"] = str(error)
+            log.error("%s", error)
+            self._unwanted_end()
+            return False
+        self._alive_at = desk.clock()
+        desk.tell("worker_started", pid=desk.link.pid)
+        return False  # orders go out once it has said hello
+
+    def _order(self, job: Job) -> bool:
+        desk, room = self._desk, self._desk.rooms[job.watch]
+        claimed = desk.move(job, State.CLAIMED, event="started", attempt=job.attempt + 1)
+        self._turn += 1
+        self._served[job.watch] = self._turn
+        now = desk.clock()
+        try:
+            desk.link.submit(self._order_of(claimed, room.settings))
+        except LinkError as error:
+            # It never got the order: the attempt does not count. Its end follows as an event.
+            desk.move(claimed, State.QUEUED, event=str(error), attempt=job.attempt)
+            return False
+        desk.flights[job.id] = Flight(
+            job=job.id, attempt=claimed.attempt, started_at=now, step_at=now
+        )
+        log.info("%s: started %s", job.label, shown(job.name), extra=about(job))
+        desk.tell("started", claimed, attempt=claimed.attempt)
+        self._walk.on_change(claimed)
+        return True
+
+    def _order_of(self, job: Job, watch: WatchSettings) -> Order:
+        settings = self._desk.settings
+        return Order(
+            job=job.id, attempt=job.attempt, recipe=job.recipe, root=job.root, name=job.name,
+            mark=job.mark, stem=fit_name(os.path.basename(result_name(job.name)), room=STEM_ROOM),
+            scratch=self._desk.scratch_of(job),
+            staging=staging_of(watch.outbox, job.label, self._desk.ledger.uid),
+            options=job.options, device=settings.gpu.device,
+            models=settings.models.dir, offline=settings.models.offline,
+        )  # fmt: skip
+
+    # --- answers
+
+    def heard(self, event: Heard) -> None:
+        """A line from the worker."""
+        if event.generation != self._desk.link.generation:
+            return
+        now = self._desk.clock()
+        self._alive_at = now
+        match event.message:
+            case Hello():
+                self._ready = True
+                self._desk.problems.pop("worker", None)
+            case Alive(usage=usage):
+                self._desk.usage = usage
+            case Beat() | StageDone() as message:
+                self._moved_on(message, now)
+            case Finished() | Failed() as answer:
+                self._answered(answer)
+
+    def _moved_on(self, message: Beat | StageDone, now: float) -> None:
+        flight = self._desk.flights.get(message.job)
+        if flight is None:
+            return
+        if isinstance(message, Beat):
+            told, known = (message.stage, message.fraction), (flight.stage, flight.fraction)
+            # No fraction: it waits for the card or can not tell. Alive, and not to blame.
+            if message.fraction is None or told != known:
+                flight.step_at = now
+            flight.stage, flight.fraction = message.stage, message.fraction
+            flight.overall = message.overall
+            return
+        flight.step_at = now
+        flight.reports.append(message.report)
+        job = self._desk.jobs.get(message.job)
+        if job is not None:
+            report = message.report
+            self._desk.tell(
+                "stage", job, stage=report.stage, engine=report.engine, device=report.device,
+                seconds=report.seconds, resumed=report.resumed, fallback=report.fallback,
+            )  # fmt: skip
+            if report.fallback and not report.resumed:
+                log.warning(
+                    "%s: %s ran on %s: %s", job.label, report.stage, report.engine,
+                    report.fallback, extra=about(job),
+                )  # fmt: skip
+
+    def _answered(self, answer: Finished | Failed) -> None:
+        flight = self._desk.flights.get(answer.job)
+        if flight is None or flight.attempt != answer.attempt:
+            return
+        del self._desk.flights[answer.job]
+        if isinstance(answer, Finished):
+            self._walk.finished(flight, answer)
+        else:
+            self._walk.failed(flight, answer)
+
+    # --- ends
+
+    def check(self) -> None:
+        """Kill a worker that is overdue; its end is answered when it comes."""
+        desk = self._desk
+        if not desk.link.up:
+            return
+        if not self._ready:
+            silent = desk.clock() - self._alive_at > desk.settings.worker.silent_seconds
+            if silent:
+                log.error("the worker did not say hello; it is replaced")
+                desk.link.kill()
+            return
+        flights = [
+            InFlight(job=flight.job, started_at=flight.started_at, step_at=flight.step_at)
+            for flight in desk.flights.values()
+        ]
+        late = overdue(flights, self._alive_at, desk.clock(), desk.settings.worker)
+        if late is None or self._blamed or self._spared:
+            return
+        log.error("the worker is killed: %s", late.reason)
+        if late.job is not None:
+            self._blamed[late.job] = late.reason
+        desk.link.kill()
+
+    def gone(self, event: Gone) -> None:
+        """The worker's process ended, wanted or not."""
+        desk = self._desk
+        if event.generation != desk.link.generation:
+            return
+        self._ready = False
+        self.last_exit = _how(event.status)
+        flights = list(desk.flights.values())
+        desk.flights.clear()
+        desk.usage = type(desk.usage)()
+        blamed, self._blamed = self._blamed, {}
+        spared, self._spared = self._spared, False
+        if desk.draining or (spared and not flights):
+            self._hand_back(flights)
+            return
+        self._unwanted_end()
+        log.error("the worker ended: %s%s", self.last_exit, _last_words(event.tail))
+        desk.tell("worker_lost", reason=self.last_exit, jobs=[flight.job for flight in flights])
+        for flight in flights:
+            self._lost(flight, blamed)
+
+    def _lost(self, flight: Flight, blamed: dict[int, str]) -> None:
+        job = self._desk.jobs.get(flight.job)
+        if flight.ended or job is None:
+            gone = Failed(
+                job=flight.job, attempt=flight.attempt, fault=Fault.CANCELLED, reason="worker gone"
+            )
+            self._walk.failed(flight, gone)
+        elif flight.job in blamed:
+            self._walk.failure(job, Fault.TIMEOUT, blamed[flight.job])
+        elif blamed:  # it only shared the worker with the one that was killed
+            self._desk.attempt(lambda: self._back_in_line(job))
+        else:
+            self._walk.failure(job, Fault.LOST, f"the worker ended: {self.last_exit}")
+
+    def _unwanted_end(self) -> None:
+        now = self._desk.clock()
+        self._ends.append(now)
+        self.restarts += 1
+        pause = restart_pause(self._ends, now)
+        self._start_at = now + pause
+        if pause:
+            text = f"the worker ends again and again; next start in {human_seconds(pause)}"
+            self._desk.problems["worker"] = text
+            log.error("%s", text)
+
+    def _hand_back(self, flights: list[Flight]) -> None:
+        """At a stop: what was in flight goes back to the queue and loses no attempt."""
+        for flight in flights:
+            job = self._desk.jobs.get(flight.job)
+            if job is not None and job.state is State.CLAIMED and not flight.ended:
+                self._desk.attempt(lambda job=job: self._back_in_line(job))  # type: ignore[misc]
+
+    def _back_in_line(self, job: Job) -> None:
+        self._desk.move(job, State.QUEUED, event="handed back", attempt=job.attempt - 1)
+
+    def dismiss(self) -> None:
+        """End the worker on purpose: nobody is to blame."""
+        self._spared = True
+        self._desk.link.kill()
+
+    def state(self) -> str:
+        """One word for the status."""
+        if not self._desk.link.up:
+            return "off"
+        if not self._ready:
+            return "starting"
+        return "busy" if self._desk.flights else "idle"
+
+    def next_start(self) -> float | None:
+        """When a paused restart may happen (monotonic), if one is pending."""
+        return self._start_at if self._start_at > self._desk.clock() else None
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (the kernel, short of memory, or somebody's kill)" if name == "SIGKILL" else ""
+    return f"killed by {name}{hint}"
+
+
+def _last_words(tail: tuple[str, ...]) -> str:
+    return f"; it last printed: {tail[-1]}" if tail else ""

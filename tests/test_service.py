@@ -1,0 +1,371 @@
+"""The whole daemon in a thread, on real folders, with a worker that behaves as files are named."""
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from daemon.config import make_folders
+from daemon.dispatch.worker_link import WorkerLink
+from daemon.queue.reader import Reader
+from daemon.service import Service
+from daemon.settings import (
+    DaemonSettings,
+    QueueSettings,
+    Settings,
+    WatchSettings,
+    WorkerSettings,
+)
+from daemon.tell.control import Command, Reply, send
+from daemon.tell.status import Status
+from daemon.values import State
+
+WAIT_S = 30.0
+FAKE = (sys.executable, "-m", "tests.fakes.worker")
+
+
+class House:
+    """A daemon over one room of folders; `until` waits for a status that fits."""
+
+    def __init__(self, room: Path, **changes: Any) -> None:
+        self.room = room
+        watch = WatchSettings(
+            name="drill", path=self.path("in"), recipe="noop", outbox=self.path("out"),
+            archive=self.path("archive"), failed=self.path("failed"), settle_seconds=0.05,
+            incomplete_seconds=0.1,
+        )  # fmt: skip
+        watch = msgspec.structs.replace(watch, **changes.pop("watch", {}))
+        self.settings = Settings(
+            daemon=DaemonSettings(
+                state_dir=self.path("state"), log_dir=self.path("logs"),
+                status_seconds=0.05, stop_seconds=changes.pop("stop_seconds", 0.3),
+            ),
+            queue=QueueSettings(
+                **{"disk_low_gb": 0.0, "disk_stop_gb": 0.0, "retry_seconds": 0.05}
+                | changes.pop("queue", {})
+            ),
+            worker=WorkerSettings(**changes.pop("worker", {})),
+            watch=(watch,),
+        )  # fmt: skip
+        assert not changes
+        self.read_again: Callable[[], Settings] | None = None
+
+    def path(self, *names: str) -> bytes:
+        return os.fsencode(self.room.joinpath(*names))
+
+    def open(self) -> "House":
+        make_folders(self.settings)
+        self.statuses: queue.SimpleQueue[Status] = queue.SimpleQueue()
+        self.most_open = 0
+        begun = threading.Event()
+
+        def live() -> None:  # the ledger belongs to the thread that opens it
+            self.service = Service(
+                self.settings, watcher_of_progress=self.statuses.put, read_again=self.read_again
+            )
+            self.service.desk.link = WorkerLink(
+                self.settings.worker, self.service.post, device="cpu", command=FAKE
+            )
+            begun.set()
+            self.service.run()
+
+        self.thread = threading.Thread(target=live, name="service")
+        self.thread.start()
+        assert begun.wait(WAIT_S)
+        self.until(lambda status: status.state != "starting")
+        return self
+
+    def close(self) -> None:
+        self.service.stop()
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+
+    def drop(self, name: str, content: str = "hello") -> Path:
+        path = self.room / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    def until(self, fits: Callable[[Status], bool]) -> Status:
+        """The first status from now on that fits."""
+        last: Status | None = None
+        try:
+            while True:
+                last = self.statuses.get(timeout=WAIT_S)
+                self.most_open = max(self.most_open, last.queue.queued + last.queue.running)
+                if fits(last):
+                    return last
+        except queue.Empty:
+            raise AssertionError(f"never so; the last status was {last}") from None
+
+    def until_ended(self, count: int) -> Status:
+        return self.until(lambda status: len(status.recent) >= count)
+
+    def ask(self, name: str, **args: Any) -> Reply:
+        return send(self.settings.daemon.state_dir, Command(name=name, args=args))
+
+    def files(self, folder: str) -> set[str]:
+        top = self.room / folder
+        return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()}
+
+    def events(self) -> list[str]:
+        with open(self.room / "logs" / "file_monitor.jsonl") as lines:
+            return [json.loads(line)["event"] for line in lines]
+
+
+@pytest.fixture
+def open_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1].open()
+
+    yield make
+    for house in houses:
+        if house.thread.is_alive():
+            house.close()
+
+
+Open = Callable[..., House]
+
+
+def test_a_drop_becomes_a_result_and_an_archived_original(open_house: Open) -> None:
+    """A dropped file ends as one result folder; its original lies in the archive, unchanged."""
+    house = open_house()
+    house.drop("sub/my talk.txt", "the words")
+    status = house.until_ended(1)
+    assert status.recent[0].state == "done"
+    assert house.files("out") == {"sub/my talk/my talk.txt", "sub/my talk/my talk.penstock.json"}
+    assert (house.room / "archive/sub/my talk.txt").read_text() == "the words"
+    assert house.files("in") == set()
+    house.close()
+    wanted = ["seen", "settled", "admitted", "started", "output", "published", "archived"]
+    assert [event for event in house.events() if event in wanted] == wanted
+
+
+def test_a_file_that_kills_the_worker_twice_is_quarantined_and_the_others_go_on(
+    open_house: Open,
+) -> None:
+    """The poison rule: two dead workers end one file with a note; its neighbours are published."""
+    house = open_house()
+    house.drop("dies.txt")
+    for number in range(3):
+        house.drop(f"good-{number}.txt")
+    status = house.until_ended(4)
+    ends = {job.file: job.state for job in status.recent}
+    assert ends.pop("dies.txt") == "failed"
+    assert set(ends.values()) == {"done"}
+    assert house.files("failed") == {"dies.txt", "dies.txt.FAILED.txt"}
+    assert "twice" in (house.room / "failed/dies.txt.FAILED.txt").read_text()
+
+
+def test_a_silent_worker_is_replaced(open_house: Open) -> None:
+    """A worker that gives no sign of life is killed; the file fails, the next one is done."""
+    house = open_house(worker={"silent_seconds": 0.6, "lanes": 1})
+    house.drop("mute.txt")
+    house.until(lambda status: any(job.file == "mute.txt" for job in status.running))
+    house.drop("good.txt")
+    status = house.until_ended(2)
+    assert {job.file: job.state for job in status.recent} == {
+        "mute.txt": "failed",
+        "good.txt": "done",
+    }
+
+
+def test_a_file_that_changes_while_it_runs_is_superseded(open_house: Open) -> None:
+    """New bytes under a running job cancel it; one result is published, of the new bytes."""
+    house = open_house()
+    house.drop("small.txt", "old")
+    house.until(lambda status: len(status.running) == 1)
+    house.drop("small.txt", "the new and longer bytes")
+    status = house.until(lambda status: any(job.state == "done" for job in status.recent))
+    assert [job.state for job in status.recent] == ["done", "superseded"]
+    assert (house.room / "archive/small.txt").read_text() == "the new and longer bytes"
+    assert {name.split("/")[0] for name in house.files("out")} == {"small"}
+
+
+def test_a_file_deleted_while_it_runs_is_gone_without_a_failure(open_house: Open) -> None:
+    """A file taken away while it runs ends as gone; nothing is published, nothing fails."""
+    house = open_house()
+    path = house.drop("slow.txt")
+    house.until(lambda status: len(status.running) == 1)
+    path.unlink()
+    assert house.until_ended(1).recent[0].state == "gone"
+    house.close()
+    assert house.files("out") == house.files("failed") == house.files("in") == set()
+
+
+def test_the_queue_is_bounded_and_drops_nothing(open_house: Open) -> None:
+    """With a queue of two, twenty files are all done and never more than two are admitted."""
+    house = open_house(queue={"size": 2})
+    for number in range(20):
+        house.drop(f"{number:02}.txt")
+    house.until(lambda status: status.counts.get("done", 0) == 20)
+    assert house.most_open <= 2
+    assert len(house.files("archive")) == 20
+
+
+def test_a_stop_hands_running_jobs_back(open_house: Open) -> None:
+    """A job that outlasts the stop timeout goes back to the queue and loses no attempt."""
+    house = open_house(stop_seconds=0.2)
+    house.drop("slow.txt")
+    house.until(lambda status: len(status.running) == 1)
+    house.close()
+    with Reader(house.path("state", "ledger.db")) as reader:
+        (job,) = reader.jobs(limit=5)
+    assert (job.state, job.attempt, job.kills) == (State.QUEUED, 0, 0)
+    assert house.files("in") >= {"slow.txt"}
+
+
+def test_a_restart_goes_on_with_what_was_open(open_house: Open) -> None:
+    """Jobs that were admitted before a stop are done after the next start."""
+    house = open_house()
+    house.ask("pause")
+    house.drop("one.txt")
+    house.until(lambda status: status.queue.queued == 1)
+    house.close()
+    house.open()
+    assert house.until(lambda status: status.queue.queued == 1).state == "paused"
+    assert house.ask("resume").ok
+    assert house.until_ended(1).recent[0].state == "done"
+
+
+def test_kept_originals_are_not_done_again(open_house: Open) -> None:
+    """With after = keep, neither a rescan nor a restart takes the same bytes twice."""
+    house = open_house(watch={"after": "keep"})
+    house.drop("one.txt")
+    house.until_ended(1)
+    house.close()
+    house.open()
+    house.drop("two.txt")
+    status = house.until(lambda status: status.counts.get("done", 0) == 2)
+    assert {job.file for job in status.recent} == {"one.txt", "two.txt"}
+    house.drop("one.txt", "other bytes now")
+    house.until(lambda status: status.counts.get("done", 0) == 3)
+    assert {name.split("/")[0] for name in house.files("out")} == {"one", "two", "one (2)"}
+
+
+def test_a_taken_name_gets_a_number(open_house: Open) -> None:
+    """A second drop of the same name is published and archived beside the first."""
+    house = open_house()
+    house.drop("talk.txt", "first")
+    house.until_ended(1)
+    house.drop("talk.txt", "second")
+    house.until_ended(2)
+    assert {name.split("/")[0] for name in house.files("out")} == {"talk", "talk (2)"}
+    assert (house.room / "archive/talk.txt").read_text() == "first"
+    assert (house.room / "archive/talk (2).txt").read_text() == "second"
+
+
+def test_a_failed_file_can_be_tried_again(open_house: Open) -> None:
+    """`retry` moves a failed original back into its watch, takes its note away, runs it again."""
+    house = open_house()
+    house.drop("refuses.txt")
+    job = house.until_ended(1).recent[0]
+    assert house.files("failed") == {"refuses.txt", "refuses.txt.FAILED.txt"}
+    reply = house.ask("retry", job=job.job)
+    assert reply.ok, reply.text
+    status = house.until_ended(2)
+    assert [entry.state for entry in status.recent] == ["failed", "failed"]
+    assert house.files("failed") == {"refuses.txt", "refuses.txt.FAILED.txt"}
+
+
+def test_a_ticket_sets_the_priority_and_goes_with_its_file(open_house: Open) -> None:
+    """A ticket's priority puts its file first; a bad ticket fails its file with a reason."""
+    house = open_house(worker={"lanes": 1})
+    house.ask("pause")
+    house.drop("first.txt")
+    house.until(lambda status: status.queue.queued == 1)
+    (house.room / "in/urgent.txt.penstock.toml").write_text("priority = 9\n")
+    house.drop("urgent.txt")
+    house.until(lambda status: status.queue.queued == 2)
+    (house.room / "in/wrong.txt.penstock.toml").write_text("priorty = 9\n")
+    house.drop("wrong.txt")
+    house.until_ended(1)
+    assert "priorty" in (house.room / "failed/wrong.txt.FAILED.txt").read_text()
+    house.ask("resume")
+    status = house.until_ended(3)
+    assert [job.file for job in status.recent] == ["first.txt", "urgent.txt", "wrong.txt"]
+    assert "urgent.txt.penstock.toml" in house.files("archive")
+
+
+def test_cancel_leaves_the_file_where_it_is(open_house: Open) -> None:
+    """A cancelled job's file stays in the inbox and is not taken again until asked for."""
+    house = open_house()
+    house.drop("slow.txt")
+    job = house.until(lambda status: len(status.running) == 1).running[0].job
+    assert house.ask("cancel", job=job).ok
+    assert house.until_ended(1).recent[0].state == "cancelled"
+    house.drop("good.txt")
+    house.until(lambda status: status.counts.get("done", 0) == 1)
+    assert "slow.txt" in house.files("in")
+    assert not house.ask("cancel", job=job).ok
+
+
+def test_why_tells_which_rule_holds_a_path(open_house: Open) -> None:
+    """`why` answers for running, ignored, linked, handled and unwatched paths."""
+    house = open_house(watch={"after": "keep"})
+    house.drop("done.txt")
+    house.until_ended(1)
+    house.drop("slow.txt")
+    house.until(lambda status: len(status.running) == 1)
+    (house.room / "in/link.txt").symlink_to("/etc/hostname")
+    house.drop("upload.part")
+
+    def why(*names: str) -> str:
+        path = msgspec.json.decode(msgspec.json.encode(house.path(*names)))
+        return house.ask("why", path=path).text
+
+    assert "running" in why("in", "slow.txt")
+    assert "link" in why("in", "link.txt")
+    assert "download" in why("in", "upload.part")
+    assert "handled already" in why("in", "done.txt")
+    assert "no watched folder" in why("elsewhere")
+    assert "not there" in why("in", "nothing.txt") or "no such" in why("in", "nothing.txt")
+
+
+def test_a_reload_takes_new_watches_and_refuses_a_bad_config(
+    open_house: Open, tmp_path: Path
+) -> None:
+    """Reload adds and drops watches without a restart; an error keeps the old settings whole."""
+    house = House(tmp_path)
+    (old,) = house.settings.watch
+    new = msgspec.structs.replace(old, name="other", path=house.path("in2"))
+    answers = [msgspec.structs.replace(house.settings, watch=(new,))]
+    house.read_again = answers.pop  # the second time there is nothing to read
+    house.open()
+    try:
+        make_folders(answers[0])
+        house.service.reload()
+        house.until(lambda status: [watch.name for watch in status.watches] == ["other"])
+        (tmp_path / "in2" / "two.txt").write_text("hello")
+        house.until_ended(1)
+        house.service.reload()
+        status = house.until(lambda status: bool(status.problems))
+        assert "old one stays" in status.problems[0]
+        assert [watch.name for watch in status.watches] == ["other"]
+    finally:
+        house.close()
+
+
+def test_a_share_that_goes_away_is_offline_and_not_deleted(open_house: Open) -> None:
+    """A vanished inbox makes its watch offline; when it is back, its files are taken up."""
+    house = open_house(watch={"scan_seconds": 0.1})
+    house.ask("pause")
+    house.drop("one.txt")
+    house.until(lambda status: status.queue.queued == 1)
+    (house.room / "in").rename(house.room / "away")
+    house.until(lambda status: not status.watches[0].online)
+    house.ask("resume")
+    status = house.until(lambda status: status.state == "degraded")
+    assert status.queue.queued == 1
+    (house.room / "away").rename(house.room / "in")
+    assert house.until_ended(1).recent[0].state == "done"
