@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from daemon.desk import Desk, Room
+from daemon.desk import Desk, Room, pin_key
 from daemon.intake.settle import (
     Broken,
     Pace,
@@ -17,6 +17,7 @@ from daemon.intake.settle import (
     Vanished,
     Waiting,
     judge,
+    learn,
     seen,
     window,
 )
@@ -52,6 +53,7 @@ class Arrivals:
         self.trackers: dict[tuple[str, bytes], Tracker] = {}
         self.waiting: dict[tuple[str, bytes], Waiting_] = {}
         self._paces: dict[str, Pace] = {}
+        self._settled_at: dict[int, float] = {}  # of open jobs, monotonic
         self._stayed: dict[str, dict[bytes, str]] = {}
         self._probes: list[tuple[float, str, bytes]] = []  # heap: when, watch, name
         self._asked: set[tuple[str, bytes]] = set()  # probes and tickets under way
@@ -70,7 +72,7 @@ class Arrivals:
         room.online, room.reason = True, ""
         room.mode, room.local = event.mode, event.local
         self._desk.problems.pop(f"watch {event.watch}", None)
-        self._desk.ledger.remember(f"pin {event.watch}", event.pin)
+        self._desk.ledger.remember(pin_key(room.settings), event.pin)
         if back:
             log.info("watch %s is back online", event.watch)
             self._desk.tell("online", watch=event.watch)
@@ -107,8 +109,10 @@ class Arrivals:
         if job is not None:
             if job.mark == sighting.mark or job.state in (State.PUBLISHED, State.FAILING):
                 return
+            silence = at - self._settled_at.get(job.id, at)
             if not self._walk.supersede(job):
                 return
+            self._learn(watch, learn(self._pace(watch), silence))
         if self._stayed[watch].get(sighting.name) == sighting.mark:
             return
         self._stayed[watch].pop(sighting.name, None)
@@ -166,6 +170,7 @@ class Arrivals:
         )
         match verdict:
             case Waiting():
+                self._learn(event.watch, verdict.pace)
                 self._track(key, verdict.tracker)
             case Vanished():
                 del self.trackers[key]
@@ -242,10 +247,13 @@ class Arrivals:
             self._turn += 1
             self._served[candidate.watch] = self._turn
         for job in jobs:
+            self._settled_at[job.id] = self._desk.clock()
             self._walk.admitted(job)
 
     def stays(self, watch: str, name: bytes, mark: str | None) -> None:
         """An ended visit left its file in the inbox (or, with None, it may be taken again)."""
+        for number in self._settled_at.keys() - self._desk.jobs.keys():
+            del self._settled_at[number]
         marks = self._stayed.setdefault(watch, {})
         if mark is None:
             marks.pop(name, None)

@@ -184,6 +184,11 @@ class Desk:
         return os.path.join(self.scratch_root(), job.label.encode())
 
 
+def pin_key(watch: WatchSettings) -> str:
+    """Under which the ledger remembers the mount that a watch was last seen on."""
+    return f"pin {watch.name} {shown(watch.path)}"
+
+
 def about(job: Job) -> dict[str, str]:
     """Extra fields of a log line about a job."""
     return {"watch": job.watch, "job": job.label, "file": shown(job.name)}

@@ -13,31 +13,27 @@ from daemon import commands
 from daemon.arrivals import Arrivals
 from daemon.bulletin import Bulletin
 from daemon.crew import Crew
-from daemon.desk import Desk, Room
+from daemon.desk import Desk
 from daemon.dispatch.executor import Executor, Gone, Heard
 from daemon.dispatch.worker_link import WorkerLink
 from daemon.hands import Did, Hands
-from daemon.intake.bell import Bell
-from daemon.intake.watch import Offline, Online, Probed, Scanned, Watcher
-from daemon.publish.janitor import sweep_parts, sweep_scratch, sweep_staging
+from daemon.intake.watch import Offline, Online, Probed, Scanned
 from daemon.queue.admit import Hold, admission, claiming
 from daemon.queue.admit import Room as Facts
 from daemon.queue.ledger import Ledger
-from daemon.settings import Settings, WatchSettings
+from daemon.roster import Roster
+from daemon.settings import Settings
 from daemon.tell.control import Command, ControlServer, Reply, Request
 from daemon.tell.file_monitor import FileMonitor
 from daemon.tell.notify import Notifier, child_environment
 from daemon.tell.status import Status
 from daemon.values import Job, State
 from daemon.walk import Walk
-from pipeline.core.files import free_bytes
-from pipeline.core.recipes import recipe_named
 
 log = logging.getLogger("penstock")
 
 DISK_EVERY_S = 10.0
 LEDGER_CHECK_EVERY_S = 60.0
-SWEEP_AGE_S = 3600.0
 EVENTS_AT_ONCE = 200  # before timers, admission and claims get their turn
 COMMAND_WAIT_S = 20.0
 CLOSE_WAIT_S = 2.0
@@ -95,14 +91,14 @@ class Service:
         self.bulletin = Bulletin(self.desk, self.arrivals, self.crew)
         self.walk.on_end = self._ended
         self.walk.on_change = self.bulletin.receipt
-        self._bell = Bell()
+        self.roster = Roster(self.desk, self.arrivals, self.walk, self._events.put)
         self._control: ControlServer | None = None
         self._facts_low = False
         self._ready = False
         self._stop_by = float("inf")
         self._dismissed = False
+        self._closing = False
         self._status_at = 0.0
-        self._watchdog_at = 0.0
         self._ready_by = clock() + FIRST_LOOK_S
 
     # --- from other threads
@@ -140,23 +136,23 @@ class Service:
         for job in desk.ledger.open_jobs():
             desk.keep(job)
         for watch in desk.settings.watch:
-            self._watch(watch)
-        self._sweep()
+            self.roster.watch(watch)
+        self.roster.sweep()
         for job in list(desk.jobs.values()):
             self.walk.recover(job)
         if control:
             self._control = ControlServer(desk.settings.daemon.state_dir, self._ask)
             self._control.start()
-        self._every(DISK_EVERY_S, self._weigh_disks)
+        self._every(DISK_EVERY_S, self.roster.weigh_disks)
         self._every(LEDGER_CHECK_EVERY_S, desk.ledger.check_file)
 
     def _close(self) -> None:
         desk = self.desk
+        self._closing = True
+        self._refuse_requests()
         if self._control:
             self._control.stop()
-        for room in desk.rooms.values():
-            room.watcher.stop(CLOSE_WAIT_S)
-        self._bell.stop()
+        self.roster.close(CLOSE_WAIT_S)
         desk.link.close(CLOSE_WAIT_S)
         desk.hands.close(CLOSE_WAIT_S)
         self.bulletin.state = "stopped"
@@ -276,23 +272,7 @@ class Service:
             if job.state in (State.SUPERSEDED, State.FAILED):
                 room.watcher.look()
 
-    # --- watches
-
-    def _watch(self, settings: WatchSettings) -> None:
-        desk = self.desk
-        watcher = Watcher(
-            settings, recipe_named(settings.recipe).takes, self._events.put,
-            bell=self._bell, pin=desk.ledger.recall(f"pin {settings.name}") or "",
-        )  # fmt: skip
-        desk.rooms[settings.name] = Room(settings=settings, watcher=watcher)
-        desk.retired.pop(settings.name, None)
-        watcher.start()
-
-    def _unwatch(self, name: str) -> None:
-        room = self.desk.rooms.pop(name)
-        self.desk.retired[name] = room.settings
-        self.arrivals.forget(name)
-        room.watcher.stop(0.0)
+    # --- upkeep
 
     def _reload(self) -> None:
         if self._read_again is None:
@@ -305,35 +285,8 @@ class Service:
             log.error("the new config is refused, the old one stays: %s", error)
             desk.problems["config"] = f"the new config is refused, the old one stays: {error}"
         else:
-            self._change_to(new)
+            self.roster.change_to(new)
         self._notifier.ready(self.bulletin.line())
-
-    def _change_to(self, new: Settings) -> None:
-        desk = self.desk
-        desk.problems.pop("config", None)
-        if new.daemon.state_dir != desk.settings.daemon.state_dir:
-            desk.problems["config"] = (
-                "a new [daemon] state_dir needs a restart; the old one is used"
-            )
-            kept = msgspec.structs.replace(new.daemon, state_dir=desk.settings.daemon.state_dir)
-            new = msgspec.structs.replace(new, daemon=kept)
-        if new.worker != desk.settings.worker or new.gpu != desk.settings.gpu:
-            desk.problems["config"] = "new [worker] or [gpu] settings need a restart"
-            new = msgspec.structs.replace(new, worker=desk.settings.worker, gpu=desk.settings.gpu)
-        wanted = {watch.name: watch for watch in new.watch}
-        for name in [
-            name for name, room in desk.rooms.items() if wanted.get(name) != room.settings
-        ]:
-            self._unwatch(name)
-        desk.settings = new
-        for watch in new.watch:
-            if watch.name not in desk.rooms:
-                self._watch(watch)
-        for number in list(desk.jobs):
-            self.walk.step(number)
-        log.info("the config was read again: %d watches", len(desk.rooms))
-
-    # --- upkeep
 
     def _every(self, seconds: float, call: Callable[[], None]) -> None:
         def again() -> None:
@@ -341,44 +294,6 @@ class Service:
             self.desk.later(seconds, again)
 
         again()
-
-    def _weigh_disks(self) -> None:
-        for name, room in self.desk.rooms.items():
-            if self.desk.hands.waiting(name) > 1:
-                continue
-            folders = (room.settings.outbox, self.desk.settings.daemon.state_dir)
-
-            def weigh(folders: tuple[bytes, ...] = folders) -> int:
-                return min(free_bytes(folder) for folder in folders)
-
-            def then(free: Any, error: Exception | None, room: Room = room) -> None:
-                room.free_bytes = None if error else free
-
-            self.desk.hands.do(name, weigh, then)
-
-    def _sweep(self) -> None:
-        """What an earlier daemon's death left behind, folder by folder on each watch's hand."""
-        desk = self.desk
-        keep = {job.label for job in desk.jobs.values()}
-        sweep_scratch(desk.scratch_root(), keep)
-        for watch in desk.settings.watch:
-            stores = [folder for folder in (watch.archive, watch.failed) if folder]
-            inboxes = {watch.path} | {
-                os.path.dirname(job.source) for job in desk.jobs.values() if job.watch == watch.name
-            }
-
-            def sweep(
-                watch: WatchSettings = watch,
-                stores: list[bytes] = stores,
-                inboxes: set[bytes] = inboxes,
-            ) -> None:
-                sweep_staging(watch.outbox, desk.ledger.uid, keep)
-                for folder in stores:
-                    sweep_parts(folder, SWEEP_AGE_S, desk.wall())
-                for folder in inboxes:  # only receipts are written there, and only by us
-                    sweep_parts(folder, 0.0, desk.wall())
-
-            desk.hands.do(watch.name, sweep, _log_sweep)
 
     def _drain(self) -> None:
         desk = self.desk
@@ -417,12 +332,16 @@ class Service:
             now - room.watcher.alive_at < limit for room in self.desk.rooms.values() if room.local
         )
 
+    def _refuse_requests(self) -> None:
+        """Nobody will answer what is still in the line."""
+        while not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, Request):
+                event.answer(Reply(ok=False, text="the daemon is stopping"))
+
     def _ask(self, command: Command) -> Reply:
+        if self._closing:
+            return Reply(ok=False, text="the daemon is stopping")
         request = Request(command)
         self.post(request)
         return request.wait(COMMAND_WAIT_S)
-
-
-def _log_sweep(_result: Any, error: Exception | None) -> None:
-    if error is not None:
-        log.warning("some leftovers could not be swept: %s", error)

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 SCAN_SECONDS = 5.0  # between scans where no events wake us
 RETRY_EVENTS = 600.0  # seconds until events are tried again after they could not be had
 LIBRARY_LOG = "watchdog.observers.inotify_c"
+FAREWELL_LOG = "watchdog.observers.inotify"
 FDINFO = "/proc/self/fdinfo"
 _JOIN = 2.0  # seconds
 
@@ -76,7 +78,7 @@ class Bell:
         """Whether `who` is attached and its observer still runs."""
         with self._lock:
             watch = self._watches.get(who)
-            if watch is None or self._observer is None or not self._observer.is_alive():
+            if watch is None or self._observer is None or not _sound(self._observer):
                 return False
             mine = [one for one in self._observer.emitters if one.watch == watch]
             return any(one.is_alive() and one.should_keep_running() for one in mine)
@@ -108,18 +110,35 @@ class Bell:
             self._folders.clear()
             logging.getLogger(LIBRARY_LOG).removeHandler(self._overflow)
         if observer is not None:
+            farewell = logging.getLogger(FAREWELL_LOG)
+            farewell.disabled = True  # the library calls a read that its own end cut short an error
             observer.stop()
             observer.join(_JOIN)
+            farewell.disabled = False
 
     def _started(self) -> "InotifyObserver":
+        if self._observer is not None and not _sound(self._observer):
+            self._observer.stop()
+            self._observer = None
+            self.ring_all()  # so that all the others find out and attach anew
+            self._watches.clear()
         if self._observer is None:
             # Imported here: half of the daemon's commands never watch anything.
             from watchdog.observers.inotify import InotifyObserver
 
+            # A folder may be reported twice while it is being made; the library warns of that,
+            # and its thread would end if warnings were errors.
+            warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
             self._observer = InotifyObserver()
             self._observer.start()
             logging.getLogger(LIBRARY_LOG).addHandler(self._overflow)
         return self._observer
+
+
+def _sound(observer: "InotifyObserver") -> bool:
+    """Whether both of the observer's threads run: an error in the one leaves the other waiting."""
+    reader = getattr(observer, "_inotify_fd", observer)  # private, so it may go away
+    return observer.is_alive() and reader.is_alive()
 
 
 def _event_filter() -> "list[type[FileSystemEvent]]":

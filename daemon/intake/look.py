@@ -6,7 +6,7 @@ Links are never followed, and nothing here blocks on a pipe or a device.
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from daemon.intake.findings import Probe, Scan, Skip
@@ -52,22 +52,29 @@ def _look(
             path = os.path.join(path, part)
             if stat.S_ISLNK(os.lstat(path).st_mode):
                 return Skip(name, f"it lies behind {LINK}")
-        siblings = frozenset(os.listdir(path)) if neighbours else frozenset()
+        partials = _partials(os.listdir(path)) if neighbours else frozenset()
         found = os.lstat(os.path.join(path, parts[-1]))
     except OSError as error:
         return Skip(name, _plain(error))
-    reason = _why_skipped(parts[-1], found.st_mode, siblings, takes)
+    reason = why_ignored(parts[-1]) or _why_skipped(parts[-1], found.st_mode, partials, takes)
     return Skip(name, reason) if reason else _sighting(name, found, local)
 
 
+def _partials(names: Iterable[bytes]) -> frozenset[bytes]:
+    """The names that may be the unfinished half of another: temporary ones, so all are ignored.
+
+    Asking about these alone makes the scan of a folder of finished files several times quicker.
+    """
+    return frozenset(name for name in names if why_ignored(name))
+
+
 def _why_skipped(
-    name: bytes, mode: int, siblings: frozenset[bytes], takes: frozenset[bytes]
+    name: bytes, mode: int, partials: frozenset[bytes], takes: frozenset[bytes]
 ) -> str:
-    if reason := why_ignored(name):
-        return reason
     if not stat.S_ISREG(mode):
         return next((text for is_kind, text in _KINDS if is_kind(mode)), "not a regular file")
-    return why_unfinished(name, siblings) or why_not_taken(name, takes)
+    unfinished = why_unfinished(name, partials) if partials else ""
+    return unfinished or why_not_taken(name, takes)
 
 
 def _sighting(name: bytes, found: os.stat_result, local: bool) -> Sighting:
@@ -165,18 +172,19 @@ class _Walk:
         # The root may be a link: whoever wrote the config chose it.
         fd = os.open(path, _FOLDER if folder else _FOLDER & ~os.O_NOFOLLOW)
         try:
-            siblings = frozenset(os.fsencode(entry) for entry in os.listdir(fd))
-            subfolders = [name for name in siblings if self._entry(fd, folder, name, siblings)]
+            names = [os.fsencode(entry) for entry in os.listdir(fd)]
+            partials = _partials(names)
+            subfolders = [name for name in names if self._entry(fd, folder, name, partials)]
         finally:
             os.close(fd)
         self._folders += 1
         return [os.path.join(folder, name) for name in subfolders]
 
-    def _entry(self, fd: int, folder: bytes, name: bytes, siblings: frozenset[bytes]) -> bool:
+    def _entry(self, fd: int, folder: bytes, name: bytes, partials: frozenset[bytes]) -> bool:
         """Look at one entry; True if it is a subfolder to walk into."""
-        full = os.path.join(folder, name)
-        if reason := why_ignored(name):
-            self.put(Skip(full, reason))
+        full = folder + b"/" + name if folder else name
+        if name in partials:
+            self.put(Skip(full, why_ignored(name)))
             return False
         try:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -184,7 +192,7 @@ class _Walk:
             return False
         if stat.S_ISDIR(found.st_mode):
             return True
-        reason = _why_skipped(name, found.st_mode, siblings, self._takes)
+        reason = _why_skipped(name, found.st_mode, partials, self._takes)
         self.put(Skip(full, reason) if reason else _sighting(full, found, self._local))
         return False
 

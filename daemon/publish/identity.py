@@ -62,42 +62,43 @@ def leave(here: bytes, sighting: Sighting, kept: bytes = b"") -> bool:
     """
     if not same_file(here, sighting):
         return False
-    hidden = _hidden(here)
+    away = hidden(here)
     try:
-        rename_new(here, hidden)
+        rename_new(here, away)
     except FileExistsError:
         raise Transient(
-            f"{shown(os.path.basename(hidden))} is in the way beside {shown(sighting.name)}",
+            f"{shown(os.path.basename(away))} is in the way beside {shown(sighting.name)}",
             "remove it",
         ) from None
-    if not same_file(hidden, sighting):
-        give_back(hidden, here)
+    if not same_file(away, sighting):
+        give_back(away, here)
         return False
     if kept and look(kept) is None:
-        give_back(hidden, here)
+        give_back(away, here)
         raise Transient(
             f"{shown(sighting.name)} and its copy are one file, seen through two mounts",
             "configure an archive and a failed folder outside the watched folder",
         )
-    os.unlink(hidden)
+    os.unlink(away)
     sync_folder(os.path.dirname(here))
     return True
 
 
 def come_back(here: bytes) -> None:
     """Undo a removal that a crash cut short."""
-    hidden = _hidden(here)
-    found = look(hidden)
+    away = hidden(here)
+    found = look(away)
     if found is None or not stat.S_ISREG(found.st_mode):
         return
     there = look(here)
     if there is not None and os.path.samestat(found, there) and found.st_nlink > 1:
-        os.unlink(hidden)  # cut short between the two halves of a rename by hard link
+        os.unlink(away)  # cut short between the two halves of a rename by hard link
     else:
-        give_back(hidden, here)
+        give_back(away, here)
 
 
-def _hidden(path: bytes) -> bytes:
+def hidden(path: bytes) -> bytes:
+    """The name that a file has for the moment between the decision to remove it and its end."""
     folder, name = os.path.split(path)
     mark = hashlib.sha256(name).hexdigest()[:16].encode()
     return os.path.join(folder, b".penstock-%s.going" % mark)

@@ -155,6 +155,25 @@ def test_temporary_names_can_be_planted_by_anybody(room: bytes, plant: str) -> N
     assert os.path.lexists(part) == (plant == "folder")
 
 
+def test_a_temporary_name_planted_in_time_is_refused(
+    room: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link planted right after the old part was removed is not written through either."""
+    real = make(os.path.join(room, b"real"), b"keep")
+    unlink = os.unlink
+
+    def unlink_and_plant(path: bytes) -> None:
+        unlink(path)
+        os.symlink(real, path)
+
+    path = os.path.join(room, b"path")
+    make(temp_beside(path))
+    monkeypatch.setattr(os, "unlink", unlink_and_plant)
+    with pytest.raises(FileExistsError):
+        write_whole(path, b"new")
+    assert digest_of(real) == hashlib.sha256(b"keep").hexdigest()
+
+
 def test_a_failed_write_leaves_the_old_bytes(room: bytes) -> None:
     """On a full disk the old file stays whole and the part is removed."""
     path = os.path.join(room, b"path")

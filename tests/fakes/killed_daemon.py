@@ -89,7 +89,7 @@ def main() -> None:
         ledger: Any = Deadly(Ledger.open(path, 0.0), LEDGER_WRITES, counter)
         service = Service(settings, ledger=ledger)
         link: Any = WorkerLink(settings.worker, service.post, device="cpu")
-        service.desk.link = Deadly(link, {"submit", "start"}, counter)  # type: ignore[assignment]
+        service.desk.link = Deadly(link, {"submit", "start"}, counter)
         counter.armed = True
         status = service.run(until_idle=True)
         counter.armed = False

@@ -4,9 +4,11 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
@@ -41,7 +43,7 @@ def write_sound(
     With `late` a film track of as many seconds begins at 0, so that the file begins there too.
     """
     with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate, layout=LAYOUTS[samples.shape[1]])
+        stream = cast(AudioStream, out.add_stream(codec, rate, layout=LAYOUTS[samples.shape[1]]))
         picture = out.add_stream("mpeg4", 25, width=64, height=64) if late else None
         if cover:
             art = out.add_stream("png", 1, width=64, height=64, pix_fmt="rgb24")

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from daemon.intake import look
+from daemon.intake import ignore, look
 from daemon.intake.findings import Scan, Skip
 from daemon.intake.lease import Writer
 from daemon.intake.look import LINK, look_at, probe, scan
@@ -141,6 +141,15 @@ def test_a_file_with_its_download_beside_it_waits(room: bytes) -> None:
     assert "talk.wav.part" in one.reason
     os.rename(room + b"/talk.wav.part", room + b"/talk.wav")
     assert names(walk(room)) == [b"talk.wav"]
+
+
+@pytest.mark.parametrize("end", ignore._BESIDE)
+def test_every_unfinished_half_is_known(room: bytes, end: bytes) -> None:
+    """Whatever a program writes beside a final name, that name waits until it is gone."""
+    put(room, b"talk.wav")
+    put(room, b"other.wav")
+    put(room, b"talk.wav" + end)
+    assert names(walk(room)) == [b"other.wav"]
 
 
 def test_ignored_folders_are_not_walked(room: bytes) -> None:

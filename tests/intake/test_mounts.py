@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.intake.mounts import (
@@ -112,6 +112,7 @@ def test_a_mount_over_the_folder_becomes_its_place() -> None:
     assert replaced(odd.pin, at(b"/"))
 
 
+@settings(max_examples=50)  # one costs milliseconds
 @given(text=st.binary(max_size=300) | st.from_regex(rb"(\d+ \d+ \S+ / \S+ rw - \S+ \S+ rw\n)+"))
 def test_any_table_is_read(text: bytes) -> None:
     """No mountinfo makes the reader or the search fail."""

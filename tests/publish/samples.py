@@ -43,6 +43,12 @@ def seen(root: bytes, name: bytes) -> Sighting:
     return Sighting(name=name, size=there.st_size, mtime_ns=there.st_mtime_ns, ino=there.st_ino)
 
 
+def marks(path: bytes) -> tuple[int, int, int, int]:
+    """What tells that a name still holds the same thing, untouched; being read does not count."""
+    there = os.lstat(path)
+    return there.st_ino, there.st_mode, there.st_size, there.st_mtime_ns
+
+
 def folders(room: bytes, *names: bytes) -> list[bytes]:
     """New folders in the room."""
     paths = [os.path.join(room, name) for name in names]

@@ -10,7 +10,7 @@ from pipeline.core.contract import Fault
 from pipeline.core.errors import NoSpace, Transient
 from tests.publish.crash import tree
 from tests.publish.mounts import small_disk
-from tests.publish.samples import NAMES, folders, make
+from tests.publish.samples import NAMES, folders, make, marks
 
 
 def job(name: bytes = b"sub/talk.wav", fault: Fault | None = Fault.BAD_INPUT) -> Job:
@@ -77,12 +77,12 @@ def test_a_note_replaces_only_notes(room: bytes, plant: str) -> None:
         os.mkfifo(path)
     else:
         os.mkdir(path)
-    before = os.lstat(path)
+    before = marks(path)
     assert put_note(place, failed_note(job(), 0.0)) == os.path.join(
         failed, b"talk (2).wav.FAILED.txt"
     )
     assert not drop_note(place)
-    assert os.lstat(path) == before
+    assert marks(path) == before
     assert list(tree(away)) == [b"victim"]
 
 

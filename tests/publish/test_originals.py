@@ -19,10 +19,11 @@ from daemon.publish.originals import (
     same_file,
 )
 from daemon.values import Sighting
+from pipeline.core import files
 from pipeline.core.errors import NoSpace, Transient
 from tests.publish.crash import tree
 from tests.publish.mounts import mounted, small_disk
-from tests.publish.samples import NAMES, elsewhere, folders, make, seen
+from tests.publish.samples import NAMES, elsewhere, folders, make, marks, seen
 
 SOUND = bytes(range(256)) * 64
 
@@ -75,10 +76,10 @@ def test_a_taken_place_is_not_overwritten(room: bytes, across: bool) -> None:
         ]
         for plant in plants:
             plant()
-            before = os.lstat(place)
+            before = marks(place)
             with pytest.raises(FileExistsError):
                 move_original(source, sighting, place)
-            assert os.lstat(place) == before
+            assert marks(place) == before
             assert tree(os.path.join(room, b"in")) == {b"talk.wav": SOUND}
             if not os.path.isdir(place) or os.path.islink(place):
                 os.unlink(place)
@@ -217,6 +218,20 @@ def test_an_archive_that_is_the_inbox_loses_nothing(room: bytes) -> None:
     assert tree(inbox) == {b"talk.wav": SOUND}
 
 
+def test_a_copy_that_reads_back_wrong_is_no_copy(
+    room: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk does not keep the bytes, the copy goes, the original stays."""
+    with elsewhere(room) as far:
+        source, sighting, place = sides(room, far)
+        real_write = files.write_all
+        monkeypatch.setattr(files, "write_all", lambda out, block: real_write(out, block[::-1]))
+        with pytest.raises(Transient, match="other bytes"):
+            move_original(source, sighting, place)
+        assert tree(far) == {}
+        assert tree(os.path.join(room, b"in")) == {b"talk.wav": SOUND}
+
+
 def test_a_full_archive_leaves_the_original(room: bytes) -> None:
     """Without room for the copy nothing is left of it, and the original stays where it is."""
     (archive,) = folders(room, b"archive")
@@ -248,6 +263,35 @@ def test_planted_temporary_names_are_harmless(room: bytes) -> None:
             os.unlink(place)
         assert tree(room) == {b"victim": b"keep"}
         assert tree(far) == {b"hard": b"keep"}
+
+
+def test_an_unreadable_original_moves(room: bytes) -> None:
+    """A file that the service may not read still gets to the failed folder of the same disk."""
+    source, sighting, place = sides(room, room)
+    os.chmod(source, 0)
+    for seen_on_share in (False, True):
+        look = msgspec.structs.replace(sighting, ino=0) if seen_on_share else sighting
+        assert move_original(source, look, place) == Moved(place)
+        os.rename(place, source)
+
+
+def test_a_folder_without_rights_is_said_so(room: bytes) -> None:
+    """A watched folder that the service may not change is Transient, and the original stays."""
+    (archive,) = folders(room, b"archive")
+    source, sighting, place = sides(room, archive)
+    inbox = os.path.dirname(source)
+    os.chmod(inbox, 0o555)
+    try:
+        if os.access(inbox, os.W_OK):
+            pytest.skip("this user may do everything")
+        with pytest.raises(Transient, match="permission denied"):
+            move_original(source, sighting, place)
+        with pytest.raises(Transient, match="permission denied"):
+            delete_original(source, sighting)
+    finally:
+        os.chmod(inbox, 0o755)
+    assert tree(inbox) == {b"talk.wav": SOUND}
+    assert tree(archive) == {}
 
 
 def test_both_forms_of_a_ticket_are_found(room: bytes) -> None:

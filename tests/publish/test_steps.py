@@ -1,5 +1,6 @@
 """Staging, its check, and the one rename that publishes."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from daemon.publish.steps import (
 )
 from pipeline.core.contract import Output
 from pipeline.core.errors import NoSpace, Transient
-from tests.publish.crash import tree
+from tests.publish.crash import effects, failing_at, tree
 from tests.publish.mounts import mounted, small_disk
 from tests.publish.samples import NAMES, UID, elsewhere, folders, make
 
@@ -131,6 +132,25 @@ def test_verify_refuses_what_is_not_whole(room: bytes, spoil: Callable[[bytes], 
     spoil(os.path.join(staging, b"talk.txt"))
     with pytest.raises(NotStaged, match=r"talk\.txt"):
         verify_outputs(staging, OUTPUTS)
+
+
+def test_an_output_that_the_disk_refused_is_not_taken_later(room: bytes) -> None:
+    """After a failed fsync the output is gone, for a second fsync would only seem to succeed."""
+    staging = staged(room)
+    around, _counted = failing_at(1, errno.EIO)
+    with effects(around), pytest.raises(Transient):
+        verify_outputs(staging, OUTPUTS)
+    with pytest.raises(NotStaged):
+        verify_outputs(staging, OUTPUTS)
+
+
+def test_a_result_is_durable_before_it_counts(room: bytes) -> None:
+    """A crash may come between rename and fsync, so a result is synced before it is ours."""
+    make(os.path.join(room, b"talk", b"t.penstock.json"), b'{"ledger":"%s","job":7}' % UID.encode())
+    around, _counted = failing_at(1, errno.EIO)
+    with effects(around), pytest.raises(Transient):
+        is_ours(room, b"talk", UID, 7)
+    assert is_ours(room, b"talk", UID, 7)
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"../x", b"/etc/passwd", b"a/b"])

@@ -48,17 +48,14 @@ def left_behind(source: Path) -> list[bytes]:
 
 def seen_and_heard(path: bytes) -> tuple[list[float], float]:
     """The brightness of each frame, and when the sound first gets loud, in seconds."""
-    bright: list[float] = []
     onset = -1.0
     with av.open(os.fsdecode(path)) as film:
-        for frame in film.decode(video=0):
-            bright.append(float(frame.to_ndarray()[:180].mean()))  # noqa: PERF401
+        bright = [float(frame.to_ndarray()[:180].mean()) for frame in film.decode(video=0)]
     with av.open(os.fsdecode(path)) as film:
-        for frame in film.decode(audio=0):
-            assert isinstance(frame, av.AudioFrame)
-            loud = np.abs(frame.to_ndarray()).max(axis=0) > 0.2
-            if loud.any() and onset < 0 and frame.time is not None:
-                onset = frame.time + int(loud.argmax()) / frame.sample_rate
+        for sound in film.decode(audio=0):
+            loud = np.abs(sound.to_ndarray()).max(axis=0) > 0.2
+            if loud.any() and onset < 0 and sound.time is not None:
+                onset = sound.time + int(loud.argmax()) / sound.sample_rate
     return bright, onset
 
 

@@ -1,0 +1,1 @@
+"""Signals and pictures in plain numpy: no engine, no disk."""
