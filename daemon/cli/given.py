@@ -1,4 +1,4 @@
-"""What was named on the command line, as files below folders; whatever can not be taken says why."""
+"""What was named on the command line, as files below folders; what can not be taken says why."""
 
 import os
 import stat

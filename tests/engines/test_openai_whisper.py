@@ -128,6 +128,7 @@ def test_a_second_hearing_is_the_same(loaded: engine.Loaded) -> None:
     assert engine.hear(loaded, sounds(), engine.Ask(), lambda: None) == first
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # whisper's own, with numpy 2
 def test_a_beam_search_takes_a_batch(loaded: engine.Loaded) -> None:
     """More than one beam and a prompt work with more than one sound."""
     short = [sound[:8000] for sound in sounds()[:2]]

@@ -39,7 +39,8 @@ def save_tiny_whisper(path: Path, *, multilingual: bool = True) -> Path:
     from whisper.tokenizer import get_encoding
 
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        get_encoding("multilingual" if multilingual else "gpt2")  # it forgets to close its file
+        # It forgets to close its file; what it read is kept for the next call.
+        get_encoding(name="multilingual" if multilingual else "gpt2", num_languages=99)
     torch.manual_seed(1)
     dims = ModelDimensions(
         n_mels=80, n_audio_ctx=1500, n_audio_state=64, n_audio_head=1, n_audio_layer=1,

@@ -1,0 +1,1 @@
+"""Memory: pressure, plans, learned peaks, the shelf of models, recovery from running out."""

@@ -1,0 +1,1 @@
+"""Tests; each one says in a sentence what it promises."""
