@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from daemon.config import make_watch_folders
 from daemon.desk import Desk, Room, pin_key
 from daemon.intake.bell import Bell
 from daemon.intake.watch import Event, Watcher
-from daemon.publish.janitor import sweep_parts, sweep_scratch, sweep_staging
+from daemon.publish.janitor import sweep_parts, sweep_scratch, sweep_staging, tidy_shelf
 from daemon.settings import Settings, WatchSettings
 from daemon.walk import Walk
 from pipeline.core.files import free_bytes
@@ -37,8 +38,10 @@ class Roster:
 
     def close(self, timeout: float) -> None:
         """End every watcher; one that hangs on a dead share is left behind."""
-        for room in self._desk.rooms.values():
+        for name, room in self._desk.rooms.items():
             room.watcher.stop(timeout)
+            outbox = room.settings.outbox
+            self._desk.hands.do(name, partial(tidy_shelf, outbox), lambda _done, _error: None)
         self._bell.stop()
 
     def watch(self, settings: WatchSettings) -> None:

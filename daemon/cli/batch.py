@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from daemon.cli.given import Given
-from daemon.cli.outcome import Outcome, outcome_of
+from daemon.cli.outcome import Outcome, fallbacks_of, outcome_of
 from daemon.cli.progress import Progress
+from daemon.publish.janitor import sweep_staging
 from daemon.settings import Settings
 from daemon.tell import journal
 from daemon.values import State
@@ -39,6 +40,7 @@ class Batch:
             for name, path in names.items()
         }
         self._outcomes: dict[tuple[str, bytes], Outcome] = {}
+        self._fallbacks: set[str] = set()  # that were told
         self._held: dict[str, str] = {}
         self._interrupted = False
         self._service: Service | None = None
@@ -58,7 +60,10 @@ class Batch:
 
         service.walk.on_end = ended
         with self._signals(), _only_troubles():
-            service.run(until_idle=True, control=False)
+            try:
+                service.run(until_idle=True, control=False)
+            finally:  # an interrupted job leaves what it had begun
+                sweep_staging(self._output, service.desk.ledger.uid, ())
         self._held = {room.settings.name: room.reason for room in service.desk.rooms.values()}
         return self._interrupted
 
@@ -79,6 +84,8 @@ class Batch:
     def _signals(self) -> Iterator[None]:
         def asked(_number: int, _frame: FrameType | None) -> None:
             self._interrupted = True
+            # What is said of a stop is about a queue that will go on; this one will not.
+            logging.getLogger("penstock").setLevel(logging.ERROR)
             if self._service is not None:
                 self._service.stop()
 
@@ -99,6 +106,10 @@ class Batch:
         self._outcomes[key] = outcome
         good = outcome.state == "done"
         told = shown(outcome.result) if good else shown(outcome.why, 1000)
+        for line in fallbacks_of(outcome.reports):
+            if line not in self._fallbacks:
+                self._fallbacks.add(line)
+                self._show.note(line)
         self._show.ended(shown(outcome.path), good=good, told=told)
 
     def _look(self, status: "Status") -> None:
@@ -132,14 +143,16 @@ class Batch:
 
 @contextmanager
 def _only_troubles() -> Iterator[None]:
-    """Keep the ends of files out of the log: they are told on stdout."""
-
-    def on_the_way(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR
-
-    log = logging.getLogger("penstock.job")
-    log.addFilter(on_the_way)
+    """Keep out of the log what is told on stdout: the ends of files, and fallbacks."""
+    told = {"penstock.job": logging.ERROR, "penstock.worker": logging.WARNING}
+    filters: list[tuple[logging.Logger, Callable[[logging.LogRecord], bool]]] = [
+        (logging.getLogger(name), lambda record, level=level: record.levelno != level)
+        for name, level in told.items()
+    ]
+    for log, rule in filters:
+        log.addFilter(rule)
     try:
         yield
     finally:
-        log.removeFilter(on_the_way)
+        for log, rule in filters:
+            log.removeFilter(rule)

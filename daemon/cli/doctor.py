@@ -1,4 +1,4 @@
-"""`penstock doctor`: looks at everything that has to be right, and says what to do where it is not."""
+"""`penstock doctor`: looks at what has to be right, and says what to do where it is not."""
 
 import argparse
 import os
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         document = {"problems": problems, "warnings": warnings, "findings": findings}
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
-        print(f"\n{problems} problems, {warnings} warnings")
+        print(f"\nproblems: {problems}, warnings: {warnings}")
     return 1 if problems else 0
 
 
@@ -63,7 +63,7 @@ def examine(config: str | None) -> Iterator[Finding]:
     yield from doctor_host.leases(settings)
     yield from doctor_engines.card(settings)
     yield from doctor_engines.engines(settings)
-    yield from doctor_engines.encoder()
+    yield from doctor_engines.encoder(settings)
 
 
 def _settings(config: str | None) -> tuple[Settings | None, Finding]:
@@ -90,7 +90,7 @@ def _line(finding: Finding) -> "Text":
     mark, style = MARKS[finding.level]
     text = Text()
     text.append(f"{mark} ", style=style)
-    text.append(f"{finding.area:<10} ", style="bold")
+    text.append(f"{shown(finding.area, 10):<10} ", style="bold")
     if finding.level != "ok":
         text.append(f"{finding.level}: ", style=style)
     text.append(finding.text)

@@ -154,9 +154,10 @@ def _visualize(found: Inventory) -> Finding:
     return ok("visualize", f"PyAV {found.packages['av']}, its FFmpeg inside")
 
 
-def encoder() -> Iterator[Finding]:
+def encoder(settings: Settings | None) -> Iterator[Finding]:
     """Whether the card's video encoder really encodes."""
-    command = [sys.executable, "-m", "pipeline.engines.pyav", "--trial", CODEC]
+    python = (settings.worker.python if settings else "") or sys.executable
+    command = [python, "-m", "pipeline.engines.pyav", "--trial", CODEC]
     try:
         child = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_S, check=False

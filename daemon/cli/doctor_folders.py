@@ -1,4 +1,4 @@
-"""Doctor's look at the config's folders: rights, disks, mounts, events, the rename that publishes."""
+"""Doctor's look at the config's folders: rights, disks, mounts, events, the publishing rename."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def state(settings: Settings) -> Iterator[Finding]:
 def watches(settings: Settings) -> Iterator[Finding]:
     """Each watch's folders."""
     for watch in settings.watch:
-        area = watch.name[:10]
+        area = watch.name
         yield from _inbox(area, watch)
         stores = {"outbox": watch.outbox, "archive": watch.archive, "failed": watch.failed}
         for role, folder in stores.items():
@@ -73,15 +73,20 @@ def _usable(area: str, what: str, folder: bytes) -> Finding | None:
 
 
 def _missing(area: str, what: str, folder: bytes) -> Finding:
-    above = os.path.dirname(folder)
-    while above and not os.path.lexists(above):
-        above = os.path.dirname(above)
+    above = _nearest(folder)
     if os.access(above, WALKABLE):
         return ok(area, f"{what} {shown(folder)} is not there yet; the daemon makes it")
     return problem(
         area, f"{what} {shown(folder)} is not there, and {shown(above)} can not be written",
         "make it and give it to the service's user",
     )  # fmt: skip
+
+
+def _nearest(folder: bytes) -> bytes:
+    """The folder itself or the nearest one above it that is there."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _inbox(area: str, watch: WatchSettings) -> Iterator[Finding]:
@@ -182,8 +187,8 @@ def disks(settings: Settings) -> Iterator[Finding]:
     folders = {settings.daemon.state_dir, *(watch.outbox for watch in settings.watch)}
     seen: dict[int, bytes] = {}
     for folder in sorted(folders):
-        if os.path.isdir(folder):
-            seen.setdefault(os.stat(folder).st_dev, folder)
+        here = _nearest(folder)
+        seen.setdefault(os.stat(here).st_dev, here)
     for folder in seen.values():
         free = free_bytes(folder)
         text = f"{human_bytes(free)} free on the disk of {shown(folder)}"

@@ -1,4 +1,4 @@
-"""Doctor's look at the host: interpreter, programs, clock, and the right to ask who writes a file."""
+"""Doctor's look at the host: interpreter, programs, clock, the right to ask who writes a file."""
 
 import ctypes
 import os
@@ -30,10 +30,7 @@ FUTURE_S = 60.0
 def programs() -> Iterator[Finding]:
     """Python, SQLite, FFmpeg's programs."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        yield problem("python", f"Python {version} is too old", "use Python 3.11 or newer")
-    else:
-        yield ok("python", f"Python {version} at {shown(sys.executable)}")
+    yield ok("python", f"Python {version} at {shown(sys.executable)}")
     note = ""
     if sqlite3.sqlite_version_info < SAFE_SQLITE:
         note = (

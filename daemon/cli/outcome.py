@@ -39,6 +39,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.reason} ({self.hint})" if self.hint else self.reason
 
 
+def fallbacks_of(reports: list[StageReport]) -> list[str]:
+    """Which stages did not run on their main engine, and why; a line for each."""
+    return [
+        f"FALLBACK {report.stage} on {shown(report.engine, 80)}, "
+        f"because {shown(report.fallback, 1000)}"
+        for report in reports
+        if report.fallback
+    ]
+
+
 def outcome_of(job: Job, path: bytes, output: bytes) -> Outcome:
     """An ended job as an outcome."""
     if job.state is State.DONE:
@@ -96,7 +106,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
                 human_seconds(outcome.seconds) if outcome.reports else "",
                 _engines(outcome.reports),
             )
-        return Group(Text(""), table, Text(""), self._totals())
+        told = [line for outcome in self.outcomes for line in fallbacks_of(outcome.reports)]
+        fallbacks = [Text(line, style="yellow") for line in dict.fromkeys(told)]
+        return Group(Text(""), table, Text(""), *fallbacks, self._totals())
 
     def _totals(self) -> "Text":
         from rich.text import Text
@@ -131,7 +143,7 @@ def _engines(reports: list[StageReport]) -> "Text":
         text.append(f"{', ' if text else ''}{report.stage}: {shown(report.engine, 80)}")
         text.append(f" on {shown(report.device, 40)}" if report.device != "cpu" else "")
         if report.fallback:
-            text.append(f" FALLBACK: {shown(report.fallback)}", style="yellow")
+            text.append(" FALLBACK", style="yellow")
     return text
 
 

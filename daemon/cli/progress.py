@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 NAME_CELLS = 36
+BAR_CELLS = 24
 
 
 class Progress(Protocol):
@@ -46,7 +47,10 @@ def progress(total: int, *, quiet: bool = False) -> Progress:
 
 
 class Silence:
-    """Shows nothing: stdout belongs to a document."""
+    """Shows nothing: stdout belongs to a document. Only what holds everything up goes to stderr."""
+
+    def __init__(self) -> None:
+        self._noted = ""
 
     def running(self, jobs: Sequence[RunningJob]) -> None:
         """Not shown."""
@@ -55,8 +59,10 @@ class Silence:
         """Not shown."""
 
     def note(self, text: str) -> None:
-        """On stderr, where it is in nobody's way."""
-        print(text, file=sys.stderr)
+        """Said once in a row."""
+        if text and text != self._noted:
+            self._say(text)
+        self._noted = text
 
     def __enter__(self) -> Self:
         return self
@@ -69,13 +75,16 @@ class Silence:
     ) -> None:
         return
 
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
 
 class Lines(Silence):
     """One line for each thing that happens."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._stages: dict[int, str] = {}
-        self._noted = ""
 
     def running(self, jobs: Sequence[RunningJob]) -> None:
         """Say which job started, and each stage that it enters."""
@@ -91,12 +100,6 @@ class Lines(Silence):
         """Say where the result is, or why there is none."""
         self._say(f"done {name} → {told}" if good else f"failed {name}: {told}")
 
-    def note(self, text: str) -> None:
-        """Said once in a row."""
-        if text and text != self._noted:
-            self._say(text)
-        self._noted = text
-
     def _say(self, line: str) -> None:
         print(line, flush=True)
 
@@ -111,7 +114,7 @@ class Bars:
 
         self._bars = rich.Progress(
             rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(bar_width=24),
+            rich.BarColumn(BAR_CELLS, complete_style="cyan", finished_style="green"),
             rich.TextColumn("{task.percentage:>3.0f} %", markup=False),
             rich.TextColumn("{task.fields[said]}", markup=False),
             console=console(),

@@ -83,7 +83,13 @@ def _running(status: Status) -> RenderableType | None:
     table = _table("job", "file", "stage", "", "", "for", "to go")
     for job in status.running:
         share = job.overall
-        bar = ProgressBar(total=1.0, completed=share or 0.0, width=BAR_CELLS, pulse=share is None)
+        bar = ProgressBar(
+            total=1.0,
+            completed=share or 0.0,
+            width=BAR_CELLS,
+            pulse=share is None,
+            complete_style="cyan",
+        )
         table.add_row(
             f"{job.job:06d}",
             Text(job.file),

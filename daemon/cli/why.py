@@ -31,14 +31,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="which rule holds a file, and until when",
         description="Asks the daemon what holds a file; without one, says what it would do.",
     )
-    parser.add_argument("path", metavar="PATH", help="a file in a watched folder")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a file in a watched folder")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0 if there is an answer, 1 if the daemon can not give one."""
     settings = settings_of(args)
-    path = os.path.abspath(os.fsencode(args.path))
+    return max(_answer(settings, os.path.abspath(os.fsencode(path))) for path in args.paths)
+
+
+def _answer(settings: Settings, path: bytes) -> int:
     place = place_in(settings, path)
     if place is None:
         print(_elsewhere(settings, path))

@@ -29,11 +29,19 @@ def sweep_staging(
             for name in sorted(os.listdir(shelf)):
                 if _may_go(os.path.join(shelf, name), uid, keep, before):
                     _remove(os.path.join(shelf, name), os.path.join(outbox, SHELF, name), gone)
+    except OSError:  # there is none, or the share is away: next time
+        return gone
+    tidy_shelf(outbox)
+    return gone
+
+
+def tidy_shelf(outbox: bytes) -> None:
+    """Take the staging folders' own folder away if nothing is in it."""
+    try:
         with held(outbox) as here:
             os.rmdir(os.path.join(here, SHELF))
-    except OSError:  # there is none, it is in use, or the share is away: next time
-        return gone
-    return gone
+    except OSError:  # there is none, it is in use, or the share is away
+        return
 
 
 def _may_go(path: bytes, uid: str, keep: Collection[str], before: float) -> bool:

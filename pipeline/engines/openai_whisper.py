@@ -135,8 +135,9 @@ def unload() -> None:
     """Let go of the kept model and give its memory back."""
     global _kept
     with _lock:
-        _kept = None
-    _tidy()
+        loaded, _kept = _kept is not None, None
+    if loaded:
+        _tidy()
 
 
 def _tidy() -> None:
@@ -193,8 +194,8 @@ def _read(path: bytes, device: str) -> Any:
 
 def _not_a_model(path: bytes, why: str) -> EngineMissing:
     return EngineMissing(
-        f"{shown(path)} can not be used as a Whisper model: {shown(why)}",
-        "copy or fetch it again; perhaps it was cut short",
+        f"{shown(os.path.basename(path))} can not be used as a Whisper model: {shown(why)}",
+        f"copy or fetch {shown(path)} again; perhaps it was cut short",
     )
 
 

@@ -6,12 +6,15 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import whisper
 from numpy.typing import NDArray
+from whisper.decoding import DecodingResult
+from whisper.tokenizer import get_tokenizer
 
 from pipeline.core.errors import BadInput, Cancelled, EngineMissing
 from pipeline.engines import openai_whisper as engine
@@ -47,8 +50,8 @@ def site(tiny: Path) -> Iterator[tuple[str, list[str]]]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            data = tiny.read_bytes()
-            self.send_response(404 if "gone" in self.path else 200)
+            data = b"" if "gone" in self.path else tiny.read_bytes()
+            self.send_response(200 if data else 404)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data[: len(data) // 2] if "cut" in self.path else data)
@@ -57,7 +60,7 @@ def site(tiny: Path) -> Iterator[tuple[str, list[str]]]:
             return
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", asked
         server.shutdown()
@@ -128,6 +131,44 @@ def test_a_second_hearing_is_the_same(loaded: engine.Loaded) -> None:
     assert engine.hear(loaded, sounds(), engine.Ask(), lambda: None) == first
 
 
+def said(text: str, logprob: float, ratio: float = 1.0, silence: float = 0.0) -> DecodingResult:
+    """A result of whisper.decode whose one phrase is the text."""
+    tokens = get_tokenizer(True, num_languages=99).encode(f" {text}")
+    return DecodingResult(
+        audio_features=torch.zeros(0), language="en", tokens=tokens, text=text,
+        avg_logprob=logprob, no_speech_prob=silence, compression_ratio=ratio,
+    )  # fmt: skip
+
+
+def test_only_what_failed_is_heard_again(
+    loaded: engine.Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good text stays, silence stays silent, a guess is replaced by a better one, a loop ends."""
+    loop = "so it goes " * 9
+    tries = {
+        0.0: [
+            said("good", -0.3),
+            said("guess", -1.5),
+            said(loop, -0.1, 5.0),
+            said("x", -2, 1, 0.9),
+        ],
+        0.4: [said("better", -0.5), said(loop, -0.2, 5.0)],
+        0.8: [said(loop, -0.3, 5.0)],
+    }
+    asked: list[tuple[list[int], float]] = []
+
+    def decode(_batch: object, items: list[int], temperature: float) -> list[DecodingResult]:
+        asked.append((list(items), temperature))
+        return tries[temperature]
+
+    monkeypatch.setattr(engine._Batch, "_decode", decode)
+    heard = engine.hear(loaded, [*sounds(), sounds()[0]], engine.Ask(language="en"), lambda: None)
+    assert asked == [([0, 1, 2, 3], 0.0), ([1, 2], 0.4), ([2], 0.8)]
+    texts = [" ".join(segment.text for segment in one.segments) for one in heard]
+    assert texts == ["good", "better", "so it goes", ""]
+    assert [one.again for one in heard] == [False, True, True, False]
+
+
 @pytest.mark.filterwarnings("ignore:__array_wrap__")  # whisper's own, with numpy 2
 def test_a_beam_search_takes_a_batch(loaded: engine.Loaded) -> None:
     """More than one beam and a prompt work with more than one sound."""
@@ -183,7 +224,7 @@ class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.path),)
 
 

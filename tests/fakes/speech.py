@@ -41,6 +41,7 @@ def save_tiny_whisper(path: Path, *, multilingual: bool = True) -> Path:
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         # It forgets to close its file; what it read is kept for the next call.
         get_encoding(name="multilingual" if multilingual else "gpt2", num_languages=99)
+    torch.set_num_threads(1)  # for so thin a model more threads only wait for each other
     torch.manual_seed(1)
     dims = ModelDimensions(
         n_mels=80, n_audio_ctx=1500, n_audio_state=64, n_audio_head=1, n_audio_layer=1,
@@ -66,7 +67,7 @@ def speech_order(
         os.makedirs(folder, exist_ok=True)
     name = os.fsencode(source.name)
     if not os.path.exists(os.path.join(folders[0], name)):
-        shutil.copy(source, os.path.join(folders[0], name))
+        shutil.copy(os.fsencode(source), os.path.join(folders[0], name))
     return Order(
         job=1, attempt=1, recipe="transcribe", root=folders[0], name=name, mark="1-1-1",
         stem=b"talk", scratch=folders[1], staging=folders[2], options=options, device="cpu",

@@ -120,6 +120,7 @@ def _seconds(container: InputContainer) -> float | None:
 
 
 def pick_audio(container: InputContainer, track: int) -> AudioStream:
+    """The audio stream of that number; BadInput if there is none."""
     streams = container.streams.audio
     if not streams:
         raise BadInput("the file has no sound", "drop a file with an audio track")
