@@ -1,8 +1,9 @@
 """One service over a fixed list of files, and what became of each of them."""
 
+import functools
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -145,8 +146,8 @@ class Batch:
 def _only_troubles() -> Iterator[None]:
     """Keep out of the log what is told on stdout: the ends of files, and fallbacks."""
     told = {"penstock.job": logging.ERROR, "penstock.worker": logging.WARNING}
-    filters: list[tuple[logging.Logger, Callable[[logging.LogRecord], bool]]] = [
-        (logging.getLogger(name), lambda record, level=level: record.levelno != level)
+    filters = [
+        (logging.getLogger(name), functools.partial(_of_another_level, level))
         for name, level in told.items()
     ]
     for log, rule in filters:
@@ -156,3 +157,7 @@ def _only_troubles() -> Iterator[None]:
     finally:
         for log, rule in filters:
             log.removeFilter(rule)
+
+
+def _of_another_level(level: int, record: logging.LogRecord) -> bool:
+    return record.levelno != level

@@ -3,15 +3,19 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from daemon.intake.mounts import is_network
 from daemon.lock import StateLock
+from daemon.publish.janitor import sweep_staging
+from daemon.publish.steps import SHELF
+from daemon.queue.ledger import Ledger
 from pipeline.core.errors import PenstockError
 
-SHELF = b".penstock"  # where results are staged too: hidden, and on the results' disk
-NAME = b"process-%d"
+NAME = b"process-%d"  # on the shelf where results are staged too
+NOBODY = "-"  # no ledger has this name
 LOCAL = "/var/tmp"  # noqa: S108  # for results on a share; the folder there comes from mkdtemp
 
 
@@ -25,7 +29,7 @@ def workplace(output: bytes) -> Iterator[bytes]:
     if is_network(output):
         place = os.fsencode(tempfile.mkdtemp(prefix="penstock-", dir=LOCAL))
     else:
-        sweep(shelf)
+        sweep(output)
         place = os.path.join(shelf, NAME % os.getpid())
     try:
         with StateLock.acquire(place):
@@ -36,8 +40,9 @@ def workplace(output: bytes) -> Iterator[bytes]:
             os.rmdir(shelf)
 
 
-def sweep(shelf: bytes) -> None:
-    """Remove the workplaces of calls that were killed: no such process, and nobody has the lock."""
+def sweep(output: bytes) -> None:
+    """Remove what calls that were killed left: no such process, and nobody has the lock."""
+    shelf = os.path.join(output, SHELF)
     try:
         names = [name for name in os.listdir(shelf) if name.startswith(NAME[:-2])]
     except OSError:
@@ -49,4 +54,15 @@ def sweep(shelf: bytes) -> None:
             continue
         place = os.path.join(shelf, name)
         with suppress(PenstockError), StateLock.acquire(place):
+            sweep_staging(output, _uid_of(place), ())
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _uid_of(place: bytes) -> str:
+    """Whose the staged leftovers are; NOBODY if the call was killed before it had a ledger."""
+    try:
+        ledger = Ledger.open(os.path.join(place, b"ledger.db"), time.time())
+    except PenstockError:
+        return NOBODY
+    ledger.close()
+    return ledger.uid

@@ -61,12 +61,13 @@ def run(work: Work) -> StageResult:
         sound = msgspec.json.decode(file.read(), type=Sound)
     with open(work.artefact(SPEECH), "rb") as file:
         spans = msgspec.json.decode(file.read(), type=Speech).spans
-    told, fallback = Told(engine="none", language="", segments=[]), ""
+    told, missing = Told(engine="none", language="", segments=[]), None
     if spans:
-        told, fallback = _first_that_can(work, options, spans, sound.seconds)
+        told, missing = _first_that_can(work, options, spans, sound.seconds)
     segments = spoken_only(told.segments, spans)
     transcript = Transcript(
-        engine=told.engine, draft=told.draft, fallback=fallback, language=told.language,
+        engine=told.engine, draft=told.draft, language=told.language,
+        fallback=missing.reason if missing else "",
         seconds=sound.seconds, segments=tuple(segments),
     )  # fmt: skip
     target = work.artefact(TRANSCRIPT)
@@ -79,25 +80,25 @@ def run(work: Work) -> StageResult:
         "audio_seconds": round(sound.seconds, 3),
     }
     return StageResult(
-        engine=told.engine, device=told.device, fallback=fallback,
+        engine=told.engine, device=told.device, fallback=str(missing or ""),
         facts=facts | told.facts, artefacts=(target,),
     )  # fmt: skip
 
 
 def _first_that_can(
     work: Work, options: TranscribeOptions, spans: Sequence[Span], seconds: float
-) -> tuple[Told, str]:
-    """The text, and why the main engine did not make it (empty if it did)."""
+) -> tuple[Told, EngineMissing | None]:
+    """The text, and why the main engine did not make it (None if it did or was not asked)."""
     if options.engine == "openai-whisper":
-        return _with_whisper(work, options, spans), ""
+        return _with_whisper(work, options, spans), None
     if options.engine == "pocketsphinx":
-        return _with_sphinx(work, options, spans, seconds), ""
+        return _with_sphinx(work, options, spans, seconds), None
     try:
-        return _with_whisper(work, options, spans), ""
+        return _with_whisper(work, options, spans), None
     except EngineMissing as error:
-        missing = error
+        missing = EngineMissing(error.reason, error.hint)  # its frames would keep the model alive
     try:
-        return _with_sphinx(work, options, spans, seconds), f"openai-whisper: {missing}"
+        return _with_sphinx(work, options, spans, seconds), missing
     except EngineMissing as error:
         raise EngineMissing(f"{missing.reason}; {error.reason}", missing.hint) from error
 
