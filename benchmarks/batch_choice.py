@@ -56,9 +56,9 @@ class Policy(Protocol):
 
     name: str
 
-    def choose(self, file: File) -> int: ...
-    def again(self, file: File, batch: int) -> int: ...
-    def learn(self, run: Observation) -> None: ...
+    def choose(self, file: File, /) -> int: ...
+    def again(self, file: File, batch: int, /) -> int: ...
+    def learn(self, run: Observation, /) -> None: ...
 
 
 class FixedTable:
@@ -70,10 +70,10 @@ class FixedTable:
         minutes = file.features.seconds / 60.0
         return 4 if minutes > 60 else 8 if minutes > 20 else 12
 
-    def again(self, file: File, batch: int) -> int:
+    def again(self, _file: File, _batch: int) -> int:
         return 0
 
-    def learn(self, run: Observation) -> None:
+    def learn(self, _run: Observation) -> None:
         pass
 
 
@@ -85,14 +85,16 @@ class StickyTenth:
     def __init__(self) -> None:
         self._batch = MOST
 
-    def choose(self, file: File) -> int:
+    def choose(self, _file: File) -> int:
         return self._batch
 
-    def again(self, file: File, batch: int) -> int:
-        self._batch = int(batch * 0.9)
+    def again(self, _file: File, batch: int) -> int:
+        if batch == 1:
+            return 0
+        self._batch = max(1, int(batch * 0.9))
         return self._batch
 
-    def learn(self, run: Observation) -> None:
+    def learn(self, _run: Observation) -> None:
         pass
 
 
@@ -101,13 +103,13 @@ class Halving:
 
     name = "halving"
 
-    def choose(self, file: File) -> int:
+    def choose(self, _file: File) -> int:
         return MOST
 
-    def again(self, file: File, batch: int) -> int:
+    def again(self, _file: File, batch: int) -> int:
         return batch // 2
 
-    def learn(self, run: Observation) -> None:
+    def learn(self, _run: Observation) -> None:
         pass
 
 
@@ -208,7 +210,9 @@ def compare(number: int, seeds: range) -> dict[str, Counter[str]]:
 
 
 def report(table: dict[str, Counter[str]], number: int, seeds: int) -> str:
-    head = f"{'policy':14}{'OOMs':>9}{f'after {WARM_UP}':>11}{'repeats':>9}{'to CPU':>9}{'share':>8}"
+    head = (
+        f"{'policy':14}{'OOMs':>9}{f'after {WARM_UP}':>11}{'repeats':>9}{'to CPU':>9}{'share':>8}"
+    )
     lines = [f"{number} files, mean of {seeds} seeds; share: batch / largest that fits", head]
     for name, sums in table.items():
         figures = [sums[what] / seeds for what in ("ooms", "late", "repeats", "cpu", "share")]

@@ -20,6 +20,7 @@ import psutil
 
 from daemon.queue.reader import Reader
 
+COMMAND = (sys.executable, "-m", "daemon.cli.main")
 CONFIG = """
 [daemon]
 status_seconds = {status}
@@ -53,7 +54,7 @@ class House:
         begun = time.monotonic()
         with open(self.room / "daemon.log", "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon.cli.main", "run", "--config", self.room / "config.toml"],
+                [*COMMAND, "run", "--config", self.room / "config.toml"],
                 stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": os.getcwd()},
             )  # fmt: skip
         self.psutil = psutil.Process(self.process.pid)
@@ -151,10 +152,13 @@ def flood(room: Path, files: int) -> None:
     folder = room / "flood"
     folder.mkdir()
     house = House(folder, settle=1.0)
+    (folder / "away").mkdir()
+    for number in range(files):
+        (folder / "away" / f"{number:05}.txt").write_text("x")
     house.start()
     begun = time.monotonic()
     for number in range(files):
-        (folder / "in" / f"{number:05}.txt").write_text("x")
+        (folder / "away" / f"{number:05}.txt").rename(folder / "in" / f"{number:05}.txt")
     dropped = time.monotonic() - begun
     peak, done = 0, 0
     while done < files:

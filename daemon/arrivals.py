@@ -58,6 +58,7 @@ class Arrivals:
         self._probes: list[tuple[float, str, bytes]] = []  # heap: when, watch, name
         self._asked: set[tuple[str, bytes]] = set()  # probes and tickets under way
         self._arrival = 0
+        self._arrivals: dict[tuple[str, bytes], int] = {}  # of tracked files, in order of sight
         self._served: dict[str, int] = {}
         self._turn = 0
 
@@ -123,11 +124,14 @@ class Arrivals:
         tracker, pace = seen(old, sighting, at, self._rules(room), self._pace(watch))
         self._learn(watch, pace)
         if old is None:
+            self._arrival += 1
+            self._arrivals.setdefault(key, self._arrival)
             self._desk.tell_file("seen", watch, sighting)
         self._track(key, tracker)
 
     def _vanished(self, watch: str, name: bytes) -> None:
         self.trackers.pop((watch, name), None)
+        self._arrivals.pop((watch, name), None)
         self.waiting.pop((watch, name), None)
         self._stayed[watch].pop(name, None)
         job = self._desk.open_job(watch, name)
@@ -174,6 +178,7 @@ class Arrivals:
                 self._track(key, verdict.tracker)
             case Vanished():
                 del self.trackers[key]
+                self._arrivals.pop(key, None)
             case Broken():
                 del self.trackers[key]
                 self._settled(event.watch, room, verdict.sighting, verdict.reason, verdict.hint)
@@ -218,13 +223,13 @@ class Arrivals:
             except BadInput as error:
                 fault, reason, hint = Fault.BAD_INPUT, error.reason, error.hint
         priority = settings.priority if ticket.priority is None else ticket.priority
-        self._arrival += 1
+        arrival = self._arrivals.pop((watch, sighting.name), self._arrival)
         new = NewJob(
             watch=watch, root=settings.path, sighting=sighting, recipe=settings.recipe,
             options=ticket.options, priority=priority, fault=fault, reason=reason, hint=hint,
         )  # fmt: skip
         candidate = Candidate(
-            watch=watch, name=sighting.name, priority=priority, settled_at=self._arrival
+            watch=watch, name=sighting.name, priority=priority, settled_at=arrival
         )
         self.waiting[watch, sighting.name] = Waiting_(candidate=candidate, new=new)
 
@@ -268,7 +273,7 @@ class Arrivals:
 
     def forget(self, watch: str) -> None:
         """A watch left the config: its files are no longer waited for."""
-        for table in (self.trackers, self.waiting):
+        for table in (self.trackers, self.waiting, self._arrivals):
             for key in [key for key in table if key[0] == watch]:
                 del table[key]
         self._stayed.pop(watch, None)

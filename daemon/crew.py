@@ -4,13 +4,14 @@ import logging
 import os
 import signal
 
+from daemon.breaker import Breaker
 from daemon.desk import Desk, Flight, about
 from daemon.dispatch.executor import Gone, Heard
 from daemon.dispatch.supervise import InFlight, overdue, restart_pause
 from daemon.publish.steps import result_name, staging_of
 from daemon.queue.schedule import next_claim
 from daemon.settings import WatchSettings
-from daemon.values import Job, State
+from daemon.values import Job, Rung, State
 from daemon.walk import Walk
 from pipeline.core.contract import (
     Alive,
@@ -19,8 +20,11 @@ from pipeline.core.contract import (
     Fault,
     Finished,
     Hello,
+    Note,
     Order,
+    Recycle,
     StageDone,
+    Usage,
 )
 from pipeline.core.errors import LinkError
 from pipeline.core.text import fit_name, human_seconds, shown
@@ -38,10 +42,17 @@ class Crew:
         self._walk = walk
         self._served: dict[str, int] = {}
         self._turn = 0
+        # From its start until the loop has heard of its end: what the process table says in between
+        # must not start another one, or that end would be taken for an old one's.
+        self._running = False
         self._ready = False  # the worker said hello
         self._alive_at = 0.0
         self._blamed: dict[int, str] = {}  # killed for this job, and why
         self._spared = False  # killed on purpose: nobody is to blame
+        self._device = ""  # what the worker was started for
+        self._fresh = False  # it has had no order yet
+        self._retire = ""  # why it is to be replaced once it is idle
+        self.breaker = Breaker(desk)
         self._ends: list[float] = []  # unwanted ends, monotonic
         self._start_at = 0.0
         self.restarts = 0
@@ -62,7 +73,11 @@ class Crew:
                 queued, running, lanes=desk.settings.worker.lanes, served=self._served,
                 now=desk.clock(), not_before=self._walk.not_before, suspects=suspects,
             )  # fmt: skip
-            if job is None or not self._worker_up() or not self._order(job):
+            if job is None:
+                if self._retire and not desk.flights and self._running:
+                    self.dismiss()
+                return
+            if not self._worker_for(job) or not self._order(job):
                 return
 
     def _ready_to_run(self, job: Job) -> bool:
@@ -71,25 +86,37 @@ class Crew:
 
     def _suspects(self) -> set[int]:
         """Jobs that were in flight when a worker died; each runs alone until it has passed."""
-        return {job.id for job in self._desk.jobs.values() if job.kills}
+        return {job.id for job in self._desk.jobs.values() if job.kills or job.rung}
 
-    def _worker_up(self) -> bool:
-        desk = self._desk
-        if desk.link.up:
-            return self._ready
+    def _worker_for(self, job: Job) -> bool:
+        """Whether a worker that suits the job is ready; if not, takes the next step to one."""
+        desk, device = self._desk, self._device_for(job)
+        if self._running:
+            stale = job.rung is not Rung.NORMAL and not self._fresh
+            if not (self._retire or stale or device != self._device):
+                return self._ready
+            if not desk.flights:
+                self.dismiss()
+            return False
         wait = self._start_at - desk.clock()
         if wait > 0:
             return False
         try:
-            desk.link.start()
+            desk.link.start(device)
         except LinkError as error:
             desk.problems["worker"] = str(error)
             log.error("%s", error)
             self._unwanted_end()
             return False
+        self._running = True
         self._alive_at = desk.clock()
-        desk.tell("worker_started", pid=desk.link.pid)
+        self._device, self._fresh, self._retire = device, True, ""
+        desk.tell("worker_started", pid=desk.link.pid, device=device)
         return False  # orders go out once it has said hello
+
+    def _device_for(self, job: Job) -> str:
+        on_cpu = job.rung is Rung.CPU or self.breaker.open
+        return "cpu" if on_cpu else self._desk.settings.gpu.device
 
     def _order(self, job: Job) -> bool:
         desk, room = self._desk, self._desk.rooms[job.watch]
@@ -106,6 +133,7 @@ class Crew:
         desk.flights[job.id] = Flight(
             job=job.id, attempt=claimed.attempt, started_at=now, step_at=now
         )
+        self._fresh = False
         log.info("%s: started %s", job.label, shown(job.name), extra=about(job))
         desk.tell("started", claimed, attempt=claimed.attempt)
         self._walk.on_change(claimed)
@@ -118,7 +146,7 @@ class Crew:
             mark=job.mark, stem=fit_name(os.path.basename(result_name(job.name)), room=STEM_ROOM),
             scratch=self._desk.scratch_of(job),
             staging=staging_of(watch.outbox, job.label, self._desk.ledger.uid),
-            options=job.options, device=settings.gpu.device,
+            options=job.options, device=self._device, frugal=job.rung is not Rung.NORMAL,
             models=settings.models.dir, offline=settings.models.offline,
         )  # fmt: skip
 
@@ -131,11 +159,18 @@ class Crew:
         now = self._desk.clock()
         self._alive_at = now
         match event.message:
-            case Hello():
+            case Hello(card=card):
                 self._ready = True
+                self._desk.card = card
                 self._desk.problems.pop("worker", None)
-            case Alive(usage=usage):
+            case Alive(usage=usage, memory=memory):
                 self._desk.usage = usage
+                self._desk.memory = memory
+            case Note() as note:
+                self._noted(note)
+            case Recycle(reason=reason):
+                self._retire = self._retire or reason
+                log.info("the worker will be replaced once it is idle: %s", reason)
             case Beat() | StageDone() as message:
                 self._moved_on(message, now)
             case Finished() | Failed() as answer:
@@ -173,17 +208,41 @@ class Crew:
         if flight is None or flight.attempt != answer.attempt:
             return
         del self._desk.flights[answer.job]
+        job = self._desk.jobs.get(answer.job)
+        if job is not None and job.rung is not Rung.NORMAL:
+            self._retire = "it served a job that had to run alone"
         if isinstance(answer, Finished):
             self._walk.finished(flight, answer)
-        else:
-            self._walk.failed(flight, answer)
+            return
+        if answer.fault in (Fault.STICKY, Fault.DEVICE):
+            self._distrust(answer)
+        self._walk.failed(flight, answer)
+
+    def _distrust(self, answer: Failed) -> None:
+        """The worker's process is poisoned or its card is lost: it ends now, others go back."""
+        log.error("the worker is replaced: %s", answer.reason)
+        if answer.fault is Fault.DEVICE:
+            self.breaker.trip(answer.reason)
+        self._blamed[answer.job] = answer.reason
+        self._desk.link.kill()
+
+    def _noted(self, note: Note) -> None:
+        """Something about memory: a line in the log, a line in file_monitor."""
+        job = None if note.job is None else self._desk.jobs.get(note.job)
+        level = logging.WARNING if note.warning else logging.INFO
+        log.log(level, "%s", note.text, extra=about(job) if job else None)
+        self._desk.tell(note.event, job, text=note.text, **note.facts)
+        if note.event == "recovery" and job is not None:
+            self._desk.ledger.note(job.id, note.text, self._desk.wall())
 
     # --- ends
 
     def check(self) -> None:
         """Kill a worker that is overdue; its end is answered when it comes."""
         desk = self._desk
-        if not desk.link.up:
+        if self.breaker.check():
+            self._retire = "the card is back"
+        if not self._running:
             return
         if not self._ready:
             silent = desk.clock() - self._alive_at > desk.settings.worker.silent_seconds
@@ -208,11 +267,11 @@ class Crew:
         desk = self._desk
         if event.generation != desk.link.generation:
             return
-        self._ready = False
+        self._running = self._ready = False
         self.last_exit = _how(event.status)
         flights = list(desk.flights.values())
         desk.flights.clear()
-        desk.usage = type(desk.usage)()
+        desk.usage, desk.memory, self._retire = Usage(), {}, ""
         blamed, self._blamed = self._blamed, {}
         spared, self._spared = self._spared, False
         if desk.draining or (spared and not flights):
@@ -266,7 +325,7 @@ class Crew:
 
     def state(self) -> str:
         """One word for the status."""
-        if not self._desk.link.up:
+        if not self._running:
             return "off"
         if not self._ready:
             return "starting"

@@ -80,6 +80,8 @@ class Desk:
     usage: Usage = field(default_factory=Usage)
     paused: bool = False
     draining: bool = False
+    card: str = ""  # the card that the worker uses, empty without one
+    memory: dict[str, Any] = field(default_factory=dict)  # as the worker last told it
     _timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _ticket: "itertools.count[int]" = field(default_factory=itertools.count)
 

@@ -79,7 +79,6 @@ class Service:
             or WorkerLink(
                 settings.worker,
                 self._events.put,
-                device=settings.gpu.device,
                 environment=child_environment(),
             ),
             clock=clock,

@@ -1,7 +1,7 @@
 """What exists in the daemon: sightings, jobs, their states and the table of legal moves."""
 
 import os
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -55,6 +55,14 @@ MOVES: dict[State, frozenset[State]] = {
 }
 
 
+class Rung(IntEnum):
+    """How far down the ladder a job is after memory ran out; smaller batches come before it."""
+
+    NORMAL = 0
+    FRESH = 1  # alone in a fresh worker, with the smallest batch and every saving
+    CPU = 2  # alone in a fresh worker that does not see the card
+
+
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A settled file, ready to be admitted."""
 
@@ -86,6 +94,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     attempt: int = 0  # orders sent so far, counted before each is sent
     kills: int = 0  # attempts that ended with the worker dead
+    rung: Rung = Rung.NORMAL
     target: bytes = b""  # the result folder, relative to the outbox; set with STAGED
     original_to: bytes = b""  # where the original goes or went, absolute; empty: it stays
     fault: Fault | None = None

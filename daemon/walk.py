@@ -97,9 +97,9 @@ class Walk:
 
     def failure(self, job: Job, fault: Fault, reason: str, hint: str = "") -> None:
         """Decide what follows from a failed attempt: another one, or the failed folder."""
-        if fault in (Fault.LOST, Fault.TIMEOUT):
+        if fault in (Fault.LOST, Fault.TIMEOUT, Fault.STICKY):
             job = self._desk.update(job, event=f"worker ended: {reason}", kills=job.kills + 1)
-        verdict = after_failure(job, fault, self._desk.settings.queue)
+        verdict = after_failure(job, fault, self._desk.settings.queue, card=bool(self._desk.card))
         if isinstance(verdict, Retry):
             self._retry(job, verdict, fault, reason, hint)
         else:
@@ -107,6 +107,7 @@ class Walk:
 
     def _retry(self, job: Job, verdict: Retry, fault: Fault, reason: str, hint: str) -> None:
         attempt = job.attempt if verdict.counts else job.attempt - 1
+        rung = job.rung if verdict.rung is None else verdict.rung
         log.warning(
             "%s: attempt %d failed (%s); next in %s", job.label, job.attempt, reason,
             human_seconds(verdict.delay_seconds), extra=about(job),
@@ -115,15 +116,12 @@ class Walk:
 
         def requeue() -> None:
             moved = self._desk.move(
-                job,
-                State.QUEUED,
-                event=reason,
-                attempt=attempt,
-                fault=fault,
-                reason=reason,
-                hint=hint,
+                job, State.QUEUED, event=reason, attempt=attempt, rung=rung, fault=fault,
+                reason=reason, hint=hint,
+            )  # fmt: skip
+            self._desk.tell(
+                "retried", moved, reason=reason, seconds=verdict.delay_seconds, rung=rung.name
             )
-            self._desk.tell("retried", moved, reason=reason, seconds=verdict.delay_seconds)
             self.on_change(moved)
 
         self._desk.attempt(requeue)

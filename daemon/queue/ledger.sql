@@ -23,6 +23,7 @@ CREATE TABLE job (
     updated_at  REAL    NOT NULL,
     attempt     INTEGER NOT NULL DEFAULT 0,
     kills       INTEGER NOT NULL DEFAULT 0,
+    rung        INTEGER NOT NULL DEFAULT 0,  -- of the ladder that follows a lack of memory
     target      BLOB    NOT NULL DEFAULT x'',
     original_to BLOB    NOT NULL DEFAULT x'',
     fault       TEXT,

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from daemon.values import Job, NewJob, Sighting, State
+from daemon.values import Job, NewJob, Rung, Sighting, State
 from pipeline.core.contract import Fault, Output, StageReport
 from pipeline.core.errors import LedgerError, NoSpace
 from pipeline.core.text import shown
@@ -15,13 +15,13 @@ TEXT_LIMIT = 4000  # characters of a reason, hint or detail; the rest of a flood
 
 _COLUMNS = (
     "id", "watch", "root", "name", "size", "mtime_ns", "ino", "recipe", "options", "priority",
-    "state", "admitted_at", "updated_at", "attempt", "kills", "target", "original_to", "fault",
-    "reason", "hint", "outputs", "reports",
+    "state", "admitted_at", "updated_at", "attempt", "kills", "rung", "target", "original_to",
+    "fault", "reason", "hint", "outputs", "reports",
 )  # fmt: skip
 JOB = ", ".join(_COLUMNS)
 _CHANGEABLE = frozenset(
-    {"attempt", "kills", "priority", "options", "target", "original_to", "fault", "reason", "hint",
-     "outputs", "reports", "stays"}
+    {"attempt", "kills", "rung", "priority", "options", "target", "original_to", "fault", "reason",
+     "hint", "outputs", "reports", "stays"}
 )  # fmt: skip
 
 _options: msgspec.json.Decoder[dict[str, object]] = msgspec.json.Decoder(dict[str, object])
@@ -34,6 +34,7 @@ class Changes(TypedDict, total=False):
 
     attempt: int
     kills: int
+    rung: Rung
     priority: int
     options: dict[str, object]
     target: bytes
@@ -104,7 +105,7 @@ def _column(name: str, value: Any) -> Any:
         return plain(value)
     if name == "fault":
         return value.value if value else None
-    return int(value) if name == "stays" else value
+    return int(value) if name in ("stays", "rung") else value
 
 
 def job_of(row: tuple[Any, ...]) -> Job:
@@ -121,6 +122,7 @@ def job_of(row: tuple[Any, ...]) -> Job:
         cell["outputs"] = _outputs.decode(cell["outputs"])
         cell["reports"] = _reports.decode(cell["reports"])
         cell["state"] = State(cell["state"])
+        cell["rung"] = Rung(cell["rung"])
         cell["fault"] = Fault(cell["fault"]) if cell["fault"] else None
         return Job(sighting=seen, **cell)
     except (ValueError, TypeError) as error:  # msgspec's errors are ValueErrors

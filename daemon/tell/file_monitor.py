@@ -21,6 +21,13 @@ EVENTS = (
     "stage",  # one stage finished, with its engine, device and seconds
     "output",  # one finished file of the result, with its size
     "cleanup",  # memory was given back
+    "tier",  # memory pressure changed its tier
+    "plan",  # how much a stage takes at once, and why
+    "memory",  # a memory check
+    "recovery",  # a step of the ladder after memory ran out
+    "verdict",  # whether a stage really used the card
+    "device_lost",  # the card is gone; all work goes on without it
+    "device_back",  # a probe found the card working again
     "published",  # the result folder stands in the outbox
     "archived",  # the original went where `after` says
     "failed",  # failed for good, with the reason

@@ -20,6 +20,8 @@ class Fault(StrEnum):
     NO_SPACE = "no_space"  # wait for room, no attempt lost
     TRANSIENT = "transient"  # later
     MISSING = "missing"  # a package or weights: fail with the command that brings them
+    STICKY = "sticky"  # the process can no longer be trusted: a new worker
+    DEVICE = "device"  # the card is lost: go on without it
     CANCELLED = "cancelled"  # asked for
     LOST = "lost"  # the worker died; said by the daemon only
     TIMEOUT = "timeout"  # the time limit or silence; said by the daemon only
@@ -73,6 +75,7 @@ class Order(Message, frozen=True, kw_only=True, tag="order"):
     staging: bytes  # folder on the outbox's file system for outputs; made by the worker
     options: dict[str, Any] = {}
     device: str = "auto"  # auto | cpu | cuda
+    frugal: bool = False  # the smallest batch and every saving from the start
     models: bytes = b""  # folder of local weights
     offline: bool = False
 
@@ -92,6 +95,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
     pid: int
     lanes: int
+    card: str = ""  # the card's name, empty without one
     protocol: int = PROTOCOL
 
 
@@ -99,6 +103,7 @@ class Alive(Message, frozen=True, kw_only=True, tag="alive"):
     """Worker to daemon, every second: the process turns; `usage` is its whole tree."""
 
     usage: Usage
+    memory: dict[str, Any] = {}  # for the status: tier, pressure, budget, plans, shelf
 
 
 class Beat(Message, frozen=True, kw_only=True, tag="beat"):
@@ -108,6 +113,22 @@ class Beat(Message, frozen=True, kw_only=True, tag="beat"):
     stage: str
     fraction: float | None = None  # of the stage, 0 to 1; None if unknown
     overall: float | None = None  # of the job, 0 to 1
+
+
+class Note(Message, frozen=True, kw_only=True, tag="note"):
+    """Worker to daemon: something about memory that ops want to see, as a line and as facts."""
+
+    event: str  # cleanup | tier | plan | memory | recovery | verdict
+    text: str
+    job: int | None = None
+    warning: bool = False
+    facts: dict[str, Any] = {}
+
+
+class Recycle(Message, frozen=True, kw_only=True, tag="recycle"):
+    """Worker to daemon: give me nothing more and replace me once I am idle."""
+
+    reason: str
 
 
 class StageDone(Message, frozen=True, kw_only=True, tag="stage"):
@@ -139,7 +160,7 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
 
 
 ToWorker = Order | Cancel | Stop
-FromWorker = Hello | Alive | Beat | StageDone | Finished | Failed
+FromWorker = Hello | Alive | Beat | Note | Recycle | StageDone | Finished | Failed
 
 _encoder = msgspec.json.Encoder()
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)

@@ -10,6 +10,8 @@ PenstockError
     ├── NoMemory       one rung down: smaller, fresher, slower
     ├── NoSpace        a disk is full: wait until there is room
     ├── Transient      later: a share, a neighbour, a passing state
+    ├── Poisoned       the worker's process can no longer be trusted
+    ├── DeviceLost     the card is gone: go on without it
     ├── EngineMissing  a package or weights are not there; the hint is the command
     └── Cancelled      somebody asked, or the file changed
 """
@@ -79,6 +81,18 @@ class EngineMissing(JobError):
     """A package or its weights are not there; the hint is the command that brings them."""
 
     fault = Fault.MISSING
+
+
+class Poisoned(JobError):
+    """A sticky device error: every later call in this process would fail or, worse, lie."""
+
+    fault = Fault.STICKY
+
+
+class DeviceLost(JobError):
+    """The card is gone or refuses everybody; the job goes on without it."""
+
+    fault = Fault.DEVICE
 
 
 class Cancelled(JobError):

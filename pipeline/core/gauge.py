@@ -4,30 +4,49 @@ Every figure is None where it can not be known, and reading never raises: a cont
 without NVML or an old kernel leaves gaps, not errors.
 """
 
-import os
-from collections.abc import Callable, Iterable
-from typing import Any
+import msgspec
 
-import psutil
-
+from pipeline.core.card import Card, Look, open_card, why
 from pipeline.core.contract import Usage
-from pipeline.core.host_memory import limits_of, ram_free, read_text
+from pipeline.core.host_memory import limits_of, ram_free, ram_total, stalled
+from pipeline.core.processes import process_tree, resident, total, under_wsl
+from pipeline.core.reading import Reading
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+__all__ = ["Card", "Gauge", "open_card", "process_tree", "resident", "total", "why"]
+
+MB = 1_000_000
 
 
 class Gauge:
     """Reads this process, its children, the host and, if asked to, the card it was given.
 
-    With `gpu=False` NVML is never touched.
+    With `gpu=False` NVML is never touched. `card` is for tests: a card to read instead.
     """
 
-    def __init__(self, gpu: bool) -> None:
+    def __init__(self, gpu: bool, card: Card | None = None) -> None:
         self._limits = limits_of()
-        self._card: Card | None = None
-        self.why_no_gpu = "the card is not asked for"  # in plain words; empty if NVML works
-        if gpu:
-            self._card, self.why_no_gpu = open_card()
+        self.why_no_gpu = "" if card else "the card is not asked for"  # in plain words
+        if gpu and card is None:
+            card, self.why_no_gpu = open_card()
+        self._take(card)
+
+    def _take(self, card: Card | None) -> None:
+        self._card = card
+        self._unified = card is not None and card.unified()
+        self.rebase()
+
+    def look_again(self) -> str:
+        """Find the card that was lost or not there yet; the reason why there is none, or empty."""
+        if self._card is None or self._card.lost():
+            if self._card:
+                self._card.close()
+            card, self.why_no_gpu = open_card()
+            self._take(card)
+        return self.why_no_gpu
+
+    def rebase(self) -> None:
+        """Nothing of ours lies on the card now: what is free here is where estimates count from."""
+        self._baseline: int | None = self._card.free() if self._card else None
 
     def read(self) -> Usage:
         """One reading, cheap enough for every second."""
@@ -41,6 +60,44 @@ class Gauge:
             gpu=card.utilisation() if card else None,
         )
 
+    def reading(
+        self,
+        now: float,
+        *,
+        allocated: int | None = None,
+        reserved: int | None = None,
+        free: int | None = None,
+        total_size: int | None = None,
+    ) -> Reading:
+        """Everything about memory at `now` (monotonic seconds).
+
+        The framework's own figures come from the caller, in bytes: what it has `allocated` and
+        `reserved`, and its idea of what is `free` of `total_size`, used where NVML is silent.
+        """
+        pids = process_tree()
+        look = self._card.look(pids) if self._card else Look()
+        told = Reading(
+            at=now,
+            total=look.total if look.total is not None else total_size,
+            free=look.free if look.free is not None else free,
+            listed=look.listed,
+            others=look.others,
+            allocated=allocated,
+            reserved=reserved,
+            gpu_percent=look.gpu_percent,
+            own_percent=look.own_percent,
+            encoder_sessions=look.encoder_sessions,
+            own_sessions=look.own_sessions,
+            unified=self._unified,
+            host_total=ram_total(self._limits),
+            host_free=ram_free(self._limits),
+            host_own=total(resident(pid) for pid in pids),
+            stalled=stalled(self._limits),
+        )
+        return (
+            one_budget(told, look.own) if told.unified else with_own(told, look.own, self._baseline)
+        )
+
     def gpu_name(self) -> str | None:
         """The card's name, e.g. `NVIDIA GeForce RTX 3060`."""
         return self._card.name() if self._card else None
@@ -49,139 +106,55 @@ class Gauge:
         """The driver's version, e.g. `580.95.05`."""
         return self._card.driver() if self._card else None
 
+    def lost(self) -> bool:
+        """Whether the driver had a card for us and has lost it."""
+        return self._card is not None and self._card.lost()
 
-def resident(pid: int | None = None) -> int | None:
-    """Bytes of RAM that one process holds (this one if None); None if it is gone."""
-    fields = (read_text(f"/proc/{os.getpid() if pid is None else pid}/statm") or "").split()
-    return int(fields[1]) * PAGE if len(fields) > 1 else None
+    def gaps(self) -> dict[str, str]:
+        """What the driver did not tell at the last look, each with its reason, for the log."""
+        return dict(self._card.gaps) if self._card else {}
 
-
-def process_tree() -> set[int]:
-    """This process and everything below it."""
-    found = {os.getpid()}
-    new = set(found)
-    while new:
-        below = {child for pid in new for child in _children(pid)}
-        new = below - found
-        found |= new
-    return found
+    def reserve(self) -> int:
+        """Bytes of the card to leave alone: for the driver, a screen, a shared memory."""
+        size = 600 * MB if under_wsl() else 400 * MB
+        if self._card and self._card.display():
+            size = 1500 * MB
+        return 2 * size if self._unified else size
 
 
-def _children(pid: int) -> Iterable[int]:
-    # The kernel's own list costs microseconds; psutil looks at every process of the host.
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-        lists = [read_text(f"/proc/{pid}/task/{task}/children") for task in tasks]
-        if any(text is not None for text in lists):
-            return [int(child) for text in lists for child in (text or "").split()]
-        return [child.pid for child in psutil.Process(pid).children()]
-    except (OSError, psutil.Error):  # it ended meanwhile
-        return []
+def with_own(told: Reading, own: int | None, baseline: int | None) -> Reading:
+    """The reading with our share: as the driver says, else estimated from what is known.
 
-
-def total(values: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None if nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
-class Card:
-    """One card through NVML; what the driver does not tell is None."""
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml = nvml
-        self._handle = handle
-
-    def name(self) -> str | None:
-        """What the maker calls it."""
-        return _text(self._asked(self._nvml.nvmlDeviceGetName, self._handle))
-
-    def driver(self) -> str | None:
-        """The version of the driver."""
-        return _text(self._asked(self._nvml.nvmlSystemGetDriverVersion))
-
-    def free(self) -> int | None:
-        """Bytes of the card that nobody holds."""
-        memory = self._asked(self._nvml.nvmlDeviceGetMemoryInfo, self._handle)
-        return None if memory is None else int(memory.free)
-
-    def utilisation(self) -> int | None:
-        """How busy the card was lately, 0 to 100, whoever used it."""
-        rates = self._asked(self._nvml.nvmlDeviceGetUtilizationRates, self._handle)
-        return None if rates is None else int(rates.gpu)
-
-    def used_by(self, pids: set[int]) -> int | None:
-        """Bytes of the card that these processes hold."""
-        lists = [
-            self._asked(self._nvml.nvmlDeviceGetComputeRunningProcesses, self._handle),
-            self._asked(self._nvml.nvmlDeviceGetGraphicsRunningProcesses, self._handle),
-        ]
-        if all(entries is None for entries in lists):
-            return None
-        held: dict[int, int | None] = {}
-        for entry in (entry for entries in lists for entry in entries or ()):
-            held[entry.pid] = entry.usedGpuMemory  # a process may stand in both lists
-        return share_of(held, pids, psutil.pid_exists)
-
-    def _asked(self, question: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return question(*args)
-        except self._nvml.NVMLError:  # not supported here, not permitted, or the card fell off
-            return None
-
-
-def share_of(
-    held: dict[int, int | None], pids: set[int], exists: Callable[[int], bool]
-) -> int | None:
-    """What `pids` hold of a card, from the driver's list of processes; None if it can not be told.
-
-    In a container the list has the host's numbers: then some of them do not exist here, and not to
-    be in the list does not mean to hold nothing.
+    A driver that gives us less than our framework holds has counted other processes than ours.
     """
-    ours = [size for pid, size in held.items() if pid in pids]
-    if not ours:
-        return 0 if all(exists(pid) for pid in held) else None
-    return None if any(size is None for size in ours) else total(ours)
+    if own is not None and own >= (told.reserved or 0):
+        return _changed(told, own=own)
+    fallen = None
+    if baseline is not None and told.free is not None:
+        fallen = max(0, baseline - told.free)
+    known = [size for size in (own, told.reserved, fallen) if size is not None]
+    return _changed(told, own=max(known), own_estimated=True) if known else told
 
 
-def open_card() -> tuple[Card | None, str]:
-    """The card that this process was given, or the plain reason why there is none to see."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return None, "the package nvidia-ml-py is not installed"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = "0" if visible is None else visible.split(",")[0].strip()
-    if wanted in ("", "-1", "NoDevFiles"):
-        return None, "CUDA_VISIBLE_DEVICES hides every card"
-    try:
-        nvml.nvmlInit()
-        if nvml.nvmlDeviceGetCount() == 0:
-            return None, "the NVIDIA driver sees no card"
-        if wanted.isdigit():
-            return Card(nvml, nvml.nvmlDeviceGetHandleByIndex(int(wanted))), ""
-        return Card(nvml, nvml.nvmlDeviceGetHandleByUUID(wanted)), ""
-    except nvml.NVMLError as error:
-        return None, why(error.value, str(error), wanted)
+def one_budget(told: Reading, own: int | None) -> Reading:
+    """The reading of a machine with one memory for card and host: the host's figures for both.
+
+    Some drivers count the card's share as RAM of the process and some do not; the sum is never
+    taken for more than everybody together holds.
+    """
+    card = own if own is not None else told.reserved
+    known = total((card, told.host_own))
+    if known is not None and told.host_total is not None and told.host_free is not None:
+        held = max(told.host_total - told.host_free, told.host_own or 0)
+        known = min(known, held)
+    return _changed(
+        told,
+        total=told.host_total,
+        free=told.host_free,
+        own=known,
+        own_estimated=own is None and known is not None,
+    )
 
 
-# Return codes of NVML that people meet, from nvml.h.
-_REASONS = {
-    2: "CUDA_VISIBLE_DEVICES names a card that is not there: {wanted}",
-    4: "this user may not open the NVIDIA devices",
-    6: "CUDA_VISIBLE_DEVICES names a card that is not there: {wanted}",
-    9: "the NVIDIA driver is not loaded",
-    12: "the NVIDIA driver is not installed (libnvidia-ml.so.1 is missing)",
-    15: "the card has fallen off the bus; the machine needs a restart",
-    18: "the NVIDIA driver was updated; the machine needs a restart",
-}
-
-
-def why(code: int, text: str, wanted: str) -> str:
-    """An NVML error in plain words."""
-    reason = _REASONS.get(code)
-    return f"NVML says: {text}" if reason is None else reason.format(wanted=wanted)
-
-
-def _text(value: str | bytes | None) -> str | None:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+def _changed(reading: Reading, **fields: int | bool | None) -> Reading:
+    return msgspec.structs.replace(reading, **fields)

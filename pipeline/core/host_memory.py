@@ -1,6 +1,7 @@
 """How much host RAM there still is: /proc/meminfo and every cgroup limit on the way to the root.
 
-Reads cgroup v2, v1 and hosts with both; the memory controller may sit in either.
+Reads cgroup v2, v1 and hosts with both; the memory controller may sit in either. Also how long
+processes stood still for want of memory (PSI).
 """
 
 import re
@@ -26,11 +27,17 @@ V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"
 
 def host_free(meminfo: str) -> int | None:
     """Bytes that new programs could get without swapping, from the text of /proc/meminfo."""
-    found = {
-        match[1]: int(match[2]) * 1024
-        for match in re.finditer(r"^(\w+):\s+(\d+) kB$", meminfo, re.MULTILINE)
-    }
-    return found.get("MemAvailable")
+    return _entry(meminfo, "MemAvailable")
+
+
+def host_total(meminfo: str) -> int | None:
+    """Bytes of RAM that the host has, from the text of /proc/meminfo."""
+    return _entry(meminfo, "MemTotal")
+
+
+def _entry(meminfo: str, name: str) -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
 
 
 def limits_of(proc: str = "/proc") -> list[MemoryLimit]:
@@ -100,21 +107,46 @@ def room_in(limit: MemoryLimit) -> int | None:
     Pages of files that nobody used lately are counted as room: the kernel drops them first, and
     a worker that has read a long video would otherwise look full for ever.
     """
-    sizes = [_number(read_text(f"{limit.folder}/{name}")) for name in limit.limits]
-    known = [size for size in sizes if size is not None and size < ENDLESS]
+    most = size_of(limit)
     usage = _number(read_text(f"{limit.folder}/{limit.usage}"))
-    if not known or usage is None:
+    if most is None or usage is None:
         return None
     stat = read_text(f"{limit.folder}/memory.stat") or ""
     match = re.search(rf"^{limit.cache} (\d+)$", stat, re.MULTILINE)
     used = usage - int(match[1]) if match else usage
-    return max(0, min(known) - max(0, used))
+    return max(0, most - max(0, used))
+
+
+def size_of(limit: MemoryLimit) -> int | None:
+    """Bytes that one cgroup allows; None if it has no limit or does not say."""
+    sizes = [_number(read_text(f"{limit.folder}/{name}")) for name in limit.limits]
+    return min((size for size in sizes if size is not None and size < ENDLESS), default=None)
 
 
 def ram_free(limits: list[MemoryLimit], proc: str = "/proc") -> int | None:
     """Bytes of RAM that this process could still get: what the host has and every cgroup allows."""
     rooms = [host_free(read_text(f"{proc}/meminfo") or ""), *map(room_in, limits)]
     return min((room for room in rooms if room is not None), default=None)
+
+
+def ram_total(limits: list[MemoryLimit], proc: str = "/proc") -> int | None:
+    """Bytes of RAM that this process could have at most: the host's, or its lowest cgroup limit."""
+    sizes = [host_total(read_text(f"{proc}/meminfo") or ""), *map(size_of, limits)]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def stalled(limits: list[MemoryLimit], proc: str = "/proc") -> float | None:
+    """How much of the last 10 s our processes all stood still for want of memory, in percent.
+
+    From the innermost cgroup that tells, so that a neighbour's trouble is not taken for ours; else
+    from the whole host. None if this kernel does not count stalls.
+    """
+    files = [f"{limit.folder}/memory.pressure" for limit in limits] + [f"{proc}/pressure/memory"]
+    for path in files:
+        match = re.search(r"^full avg10=(\d+(?:\.\d+)?)", read_text(path) or "", re.MULTILINE)
+        if match:
+            return float(match[1])
+    return None
 
 
 def read_text(path: str) -> str | None:

@@ -47,7 +47,7 @@ class BatchStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was learned in one environment: a stage with its model, number type, device, versions."""
+    """What was learned in one environment: stage, model, number type, device, versions."""
 
     stage: str
     model: str
@@ -131,8 +131,8 @@ def _connect(path: bytes) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         db.close()
         # No worker has the file open, and who asks may not make the -wal and -shm files that a
-        # reader needs. Without a -wal the file itself is complete.
-        if os.path.exists(path + b"-wal"):
+        # reader needs. Without a -wal, or with an empty one, the file itself is complete.
+        if os.path.exists(path + b"-wal") and os.path.getsize(path + b"-wal"):
             raise
         return _open(path, "mode=ro&immutable=1")
     except BaseException:

@@ -1,10 +1,11 @@
 """How much memory a run will take at its highest, learned from the runs before it.
 
-The model: peak = a + b·batch·size + c·seconds + d·batch·seconds + e·frames, no factor negative, fitted
-to relative error; the weights are part of `a`. The bound is the fit times 1 + q, with q the 99.9 %
-quantile of the residuals and half a run's worth of doubt. A run that ran out of memory says "at
-least this much", so it lifts the fit where that is too low, and what is as large or larger in every
-way is bound by it. The same shape is never admitted again at that batch or a larger one.
+The model is a sum of terms (constant, batch, batch·size, seconds, batch·seconds, frames, and the
+squares of seconds and batch) with factors that are never negative, fitted to relative error; the
+weights on the card are part of the constant. The bound is the fit times 1 + q, where q is the
+99.9 % quantile of the residuals and half a run's worth of doubt. A run that ran out of memory says
+"at least this much": it lifts the fit where that is too low, and whatever is as large or larger in
+every way is bound by it. The same shape is never admitted again at that batch or a larger one.
 
 Nothing here locks, logs or reads a clock.
 """
@@ -13,7 +14,6 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ DOUBT = 0.5  # runs
 CENSORED = 1.05  # what ran out needed at least this many times what it could have had
 REFITS = frozenset({3, 5, 8, 12, 20, 40})
 REFIT_EVERY = 100
+GAIN = 1e-9  # per run; a column must be worth this much
 ROUNDS = 5  # of deciding which OOMs lift the fit
 MEGA = 1e6
 
@@ -51,12 +52,12 @@ class PeakModel:
         self._refit()
 
     def add(self, run: Observation) -> None:
-        """Learn from one finished or failed run."""
-        known = self.bound(run.batch, run.features)
+        """Learn from one run. The `peak` of an OOM is own + free as read when it failed."""
+        known, ooms = self.bound(run.batch, run.features), len(self._floors)
         if not self._take(run):
             return
         due = self._seen in REFITS or self._seen % REFIT_EVERY == 0
-        if due or run.oom or (known is not None and run.peak > known):
+        if due or len(self._floors) != ooms or (known is not None and run.peak > known):
             self._refit()
 
     def bound(self, batch: int, features: Features) -> int | None:
@@ -64,16 +65,16 @@ class PeakModel:
         if self._factors is None or not math.isfinite(features.seconds):
             return None
         fit = sum(map(float.__mul__, self._factors, _columns(batch, features)))
-        return math.ceil(max(fit * (1.0 + self._margin), self._floor(batch, features)))
+        return max(math.ceil(fit * (1.0 + self._margin)), self._floor(batch, features))
 
     def largest_batch(self, capacity_left: int, features: Features, most: int) -> int:
         """The largest batch that fits into that many bytes, at most `most`; 0 if not even one."""
         limit = min(most, self._grown(features), self._blocked.get(features, most + 1) - 1)
         if self.bound(1, features) is None:
             limit = min(limit, COLD_BATCH)
-        return bisect_right(
-            range(1, limit + 1), capacity_left, key=lambda batch: self._least(batch, features)
-        )
+        # Every term and every floor grows with the batch, so the first that is too large ends it.
+        batches = range(1, limit + 1)
+        return bisect_right(batches, capacity_left, key=lambda batch: self._least(batch, features))
 
     def is_blocked(self, batch: int, features: Features) -> bool:
         """True if this shape has run out of memory at this batch or a smaller one."""
@@ -96,19 +97,19 @@ class PeakModel:
             for batch in sorted({run.batch for run in self._runs})
         ]
 
-    def _least(self, batch: int, features: Features) -> float:
+    def _least(self, batch: int, features: Features) -> int:
         known = self.bound(batch, features)
         return self._floor(batch, features) if known is None else known
 
-    def _floor(self, batch: int, features: Features) -> float:
+    def _floor(self, batch: int, features: Features) -> int:
         """What the OOMs of smaller runs say about this one."""
         return max(
             (
-                CENSORED * run.peak
+                math.ceil(CENSORED * run.peak)
                 for run in self._floors
                 if run.batch <= batch and _within(run.features, features)
             ),
-            default=0.0,
+            default=0,
         )
 
     def _grown(self, features: Features) -> int:
@@ -147,7 +148,7 @@ class PeakModel:
         fine = [run for run in self._runs if not run.oom]
         if len(fine) < min(REFITS):
             return
-        ooms = [run for run in self._runs if run.oom]
+        ooms = self._floors
         rows, peaks = _table(fine)
         high_rows, high_peaks = _table(ooms)
         high_peaks *= CENSORED
@@ -169,32 +170,51 @@ class PeakModel:
 def fit_relative(rows: Array, wanted: Array) -> Array:
     """Factors, none negative, with the least squared relative error of rows @ factors.
 
-    `rows` is (runs, columns), `wanted` (runs,) and above zero. Exact: the best solution is the
-    plain one of those columns that it uses, and there are few enough to try every choice.
+    `rows` is (runs, columns), `wanted` (runs,) and above zero. Lawson and Hanson's active set.
     """
     scaled = rows / wanted[:, None]
     norms = np.sqrt((scaled**2).sum(axis=0))
-    used = [int(column) for column in np.flatnonzero(norms)]
-    scaled = scaled / np.where(norms > 0.0, norms, 1.0)
+    norms[norms == 0.0] = 1.0
+    scaled /= norms
     gram, target = scaled.T @ scaled, scaled.sum(axis=0)
-    best, least = np.zeros(rows.shape[1]), math.inf
-    for count in range(1, len(used) + 1):
-        for choice in map(list, combinations(used, count)):
-            part = np.linalg.lstsq(gram[np.ix_(choice, choice)], target[choice], rcond=1e-10)[0]
-            if (part < 0.0).any():
-                continue
-            tried = np.zeros(rows.shape[1])
-            tried[choice] = part
-            error = float(((scaled @ tried - 1.0) ** 2).sum())
-            if error < least * (1.0 - 1e-6) - 1e-12:  # more columns must be worth it
-                best, least = tried, error
-    result: Array = best / np.where(norms > 0.0, norms, 1.0)
+    factors = np.zeros(len(target))
+    used = np.zeros(len(target), dtype=bool)
+    for _step in range(3 * len(target)):
+        gain = np.where(used, -np.inf, target - gram @ factors)
+        if gain.max() <= GAIN * len(wanted):
+            break
+        used[gain.argmax()] = True
+        factors = _inside(gram, target, factors, used)
+    result: Array = factors / norms
     return result
+
+
+def _inside(gram: Array, target: Array, factors: Array, used: npt.NDArray[np.bool_]) -> Array:
+    """The best factors of the used columns; columns that would go below zero leave `used`."""
+    while True:
+        best = np.zeros(len(target))
+        part = np.linalg.lstsq(gram[np.ix_(used, used)], target[used], rcond=1e-10)[0]
+        best[used] = part
+        below = used & (best <= 0.0)
+        if not below.any():
+            return best
+        step = (factors[below] / (factors[below] - best[below])).min()
+        factors = factors + step * (best - factors)
+        used &= factors > 1e-12
 
 
 def _columns(batch: int, features: Features) -> tuple[float, ...]:
     minutes = features.seconds / 60.0
-    return (1.0, batch * _size(features), minutes, batch * minutes, features.frames / 1000.0)
+    return (
+        1.0,
+        float(batch),
+        batch * _size(features),
+        minutes,
+        batch * minutes,
+        features.frames / 1000.0,
+        minutes**2,
+        float(batch**2),
+    )
 
 
 def _size(features: Features) -> float:
@@ -204,7 +224,8 @@ def _size(features: Features) -> float:
 def _table(runs: Sequence[Observation]) -> tuple[Array, Array]:
     rows = [_columns(run.batch, run.features) for run in runs]
     peaks = [float(run.peak) for run in runs]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), 5), np.array(peaks, dtype=np.float64)
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(_columns(1, Features())))
+    return table, np.array(peaks, dtype=np.float64)
 
 
 def _sensible(run: Observation) -> bool:

@@ -2,27 +2,10 @@
 
 import msgspec
 
+from pipeline.core.reading import Reading as Reading  # as: others take it from here
+
 GIB = 1 << 30
 MIB = 1 << 20
-
-
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at a card and the host; None where it can not be known. Sizes in bytes."""
-
-    at: float = 0.0  # monotonic seconds
-    total: int | None = None  # the card's memory
-    free: int | None = None  # as the driver says; never derived from `used`
-    own: int | None = None  # our process tree's share
-    own_estimated: bool = False  # from the fall of `free`, where the driver tells no processes
-    allocated: int | None = None  # by the framework, alive
-    reserved: int | None = None  # by the framework, held
-    gpu_percent: int | None = None
-    encoder_sessions: int | None = None
-    unified: bool = False  # card and host share one memory: one budget
-    host_total: int | None = None  # or the smallest cgroup limit on our path
-    host_free: int | None = None
-    host_own: int | None = None  # resident memory of our process tree
-    stalled: float | None = None  # PSI memory "full avg10", in %
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):

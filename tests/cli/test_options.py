@@ -50,7 +50,7 @@ def test_the_last_one_counts_and_defaults_stay() -> None:
 )
 def test_a_wrong_option_says_what_would_be_right(pair: str, told: str) -> None:
     """The message names the option and the nearest thing that is right."""
-    with pytest.raises(WrongOption, match="option|KEY=VALUE") as error:
+    with pytest.raises(WrongOption, match=r"option|KEY=VALUE") as error:
         parse_options([pair], TRANSCRIBE, {})
     assert told in str(error.value)
 

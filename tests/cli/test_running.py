@@ -44,7 +44,8 @@ def test_status_for_programs(house: House) -> None:
     assert ran.returncode == 0
     status = json.loads(ran.stdout)
     assert names(status["running"]) == ["long.txt"]
-    assert status["pid"] == house.daemon.pid if house.daemon else None
+    assert house.daemon
+    assert status["pid"] == house.daemon.pid
 
 
 def test_a_second_daemon_says_who_holds_the_state_folder(house: House) -> None:
@@ -147,6 +148,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     assert "no daemon is running (last seen" in house.penstock("status").stdout
     assert "good.txt" in house.penstock("jobs").stdout
     (house.room / "in/drill/new.txt").write_text("words")
+    (house.room / "in/drill/.x").write_text("words")
     (house.room / "in/drill/half.wav").write_bytes(b"RIFF\xff\xff\x00\x00WAVE")
     told = house.penstock(
         "why", "in/drill/new.txt", "in/slow/long.txt", "in/drill/half.wav", "in/drill/.x"
@@ -158,3 +160,11 @@ def test_without_a_daemon(tmp_path: Path) -> None:
     paused = house.penstock("pause")
     assert paused.returncode == 1
     assert "no daemon is running" in paused.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(house: House) -> None:
+    """`penstock jobs | head -1` ends in silence."""
+    child = house.start("jobs", "--json")
+    assert child.stdout
+    child.stdout.close()
+    assert child.wait() == 0

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from pipeline.core.host_memory import (
     MemoryLimit,
     host_free,
+    host_total,
     limits_of,
     parse_limits,
     ram_free,
+    ram_total,
     room_in,
+    size_of,
+    stalled,
 )
 
 MB = 1024 * 1024
@@ -145,3 +149,55 @@ def test_this_host_is_understood() -> None:
     free = ram_free(limits_of())
     assert free is not None
     assert 0 <= free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_most_that_we_could_have(tmp_path: Path) -> None:
+    """The size of our memory is the lowest limit on the way to the root, and at most the host's."""
+    proc, top, old = tmp_path / "proc", tmp_path / "unified", tmp_path / "memory"
+    group(proc, meminfo=MEMINFO.rstrip("\n"))
+    assert ram_total([], str(proc)) == 16000 * 1024 == host_total(MEMINFO)
+    group(top / "a/b", memory__max=9 * MB, memory__high="max")
+    group(top / "a", memory__max="max", memory__high=7 * MB)
+    group(old / "c", memory__limit_in_bytes=8 * MB)
+    group(old, memory__limit_in_bytes=2**63 - 4096)
+    new = mount(top, "cgroup2")
+    both = new + mount(old, "cgroup", options="rw,memory")
+    assert ram_total(parse_limits("0::/a/b\n", new), str(proc)) == 7 * MB
+    assert ram_total(parse_limits("4:memory:/c\n0::/\n", both), str(proc)) == 8 * MB
+    assert ram_total(parse_limits("4:memory:/c\n0::/a/b\n", both), str(proc)) == 7 * MB
+    assert ram_total(parse_limits("4:memory:/\n0::/\n", both), str(proc)) == 16000 * 1024
+    assert ram_total([], str(tmp_path)) is None
+
+
+def test_a_limit_above_the_hosts_memory_changes_nothing(tmp_path: Path) -> None:
+    """A cgroup that allows more than there is does not make it more."""
+    group(tmp_path / "proc", meminfo=MEMINFO.rstrip("\n"))
+    group(tmp_path / "cg", memory__max=10**15, memory__current=MB)
+    limits = parse_limits("0::/\n", mount(tmp_path / "cg", "cgroup2"))
+    assert size_of(limits[0]) == 10**15
+    assert ram_total(limits, str(tmp_path / "proc")) == 16000 * 1024
+
+
+def pressure(avg10: float) -> str:
+    line = "avg10={} avg60=0.00 avg300=0.00 total=12"
+    return f"some {line.format(99.99)}\nfull {line.format(avg10)}"
+
+
+def test_stalls_are_read_from_the_innermost_group(tmp_path: Path) -> None:
+    """Our own cgroup's stalls count before a parent's and the host's, which may be others'."""
+    proc, top = tmp_path / "proc", tmp_path / "cg"
+    group(proc / "pressure", memory=pressure(44.5))
+    group(top / "a", memory__pressure=pressure(1.25))
+    group(top, memory__pressure=pressure(30))
+    limits = parse_limits("0::/a\n", mount(top, "cgroup2"))
+    assert stalled(limits, str(proc)) == 1.25
+    (top / "a/memory.pressure").unlink()
+    assert stalled(limits, str(proc)) == 30.0
+    assert stalled([], str(proc)) == 44.5
+
+
+def test_a_kernel_that_counts_no_stalls(tmp_path: Path) -> None:
+    """Without PSI the figure is unknown, and so it is where the file says something else."""
+    assert stalled([], str(tmp_path)) is None
+    group(tmp_path / "pressure", memory="full avg10=lots")
+    assert stalled([], str(tmp_path)) is None

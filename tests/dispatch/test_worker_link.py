@@ -26,7 +26,7 @@ class Ends:
 
     def __init__(self, command: tuple[str, ...], settings: WorkerSettings) -> None:
         self.events: queue.Queue[ExecutorEvent] = queue.Queue()
-        self.link = WorkerLink(settings, self.events.put, device="cpu", command=command)
+        self.link = WorkerLink(settings, self.events.put, command=command)
 
     def hear(self, kind: type[M]) -> M:
         """The next message of a kind; others are passed over."""

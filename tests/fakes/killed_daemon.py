@@ -88,7 +88,7 @@ def main() -> None:
         path = os.path.join(settings.daemon.state_dir, b"ledger.db")
         ledger: Any = Deadly(Ledger.open(path, 0.0), LEDGER_WRITES, counter)
         service = Service(settings, ledger=ledger)
-        link: Any = WorkerLink(settings.worker, service.post, device="cpu")
+        link: Any = WorkerLink(settings.worker, service.post)
         service.desk.link = Deadly(link, {"submit", "start"}, counter)
         counter.armed = True
         status = service.run(until_idle=True)

@@ -21,8 +21,14 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SUITE, PYTHON = "bookworm", (3, 11)
 PACKAGES = "systemd,systemd-sysv,dbus,python3,procps"
+FILES = (
+    "etc/systemd/system/penstock.service",
+    "etc/sysusers.d/penstock.conf",
+    "etc/tmpfiles.d/penstock.conf",
+)
 PATIENCE_S = 60.0
 EVERY_S = 0.1
+UP = ("running\n", "degraded\n")
 # Stands in for the installed environment: the container's Python with this one's packages.
 COMMAND = """#!/bin/sh
 export PYTHONPATH=/opt/penstock/src:/opt/penstock/packages
@@ -119,14 +125,17 @@ def booted(folder: Path) -> Iterator[Machine]:
         )  # fmt: skip
     try:
         machine = Machine(_init_of(container, console))
-        machine.wait_for(lambda: "running" in machine.sh("systemctl is-system-running --wait"))
+        machine.wait_for(lambda: machine.sh("systemctl is-system-running") in UP)
         machine.sh("systemd-sysusers; systemd-tmpfiles --create penstock.conf")
-        machine.sh("systemctl daemon-reload")
+        machine.sh("ln -sf /opt/penstock/venv/bin/penstock /usr/local/bin/")
+        machine.sh("mkdir -p /etc/penstock; systemctl daemon-reload")
         yield machine
         machine.sh("systemctl poweroff")
         container.wait(PATIENCE_S)
     finally:
         _end(container)
+        if not given:
+            shutil.rmtree(root)
 
 
 def _made(root: Path) -> Path:
@@ -156,14 +165,8 @@ def _nspawn(root: Path, installed: Path) -> list[str]:
         "--private-network", "--machine=penstock-test", "--console=pipe", "--link-journal=no",
         f"--bind-ro={installed}/opt/penstock:/opt/penstock",
         f"--bind-ro={packages}:/opt/penstock/packages",
-        f"--bind-ro={installed}/usr/local/bin/penstock:/usr/local/bin/penstock",
     ]  # fmt: skip
-    for file in (
-        "etc/systemd/system/penstock.service",
-        "etc/sysusers.d/penstock.conf",
-        "etc/tmpfiles.d/penstock.conf",
-    ):
-        options.append(f"--bind-ro={installed}/{file}:/{file}")
+    options += [f"--bind-ro={installed}/{file}:/{file}" for file in FILES]
     if Path("/run/systemd/system").is_dir():
         return ["systemd-nspawn", *options]
     # No systemd outside that would give it a cgroup of its own: two containers in one disturb

@@ -1,8 +1,8 @@
 """A worker with the real one's manners and none of its work; what it does, the file's name says.
 
 slow: finishes when cancelled only · mute: never answers, not even that it lives · dies: SIGKILL ·
-exits: status 3 · small: like slow
-until the file has more than ten bytes · refuses: BAD_INPUT · memory: NO_MEMORY · garbles: no JSON · else: finishes.
+exits: status 3 · small: like slow until the file has more than ten bytes · refuses: BAD_INPUT ·
+memory: NO_MEMORY · garbles: no JSON · else: finishes.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from daemon.queue.recover import Facts, at_start
 from daemon.queue.retry import LONGEST_S, GiveUp, Retry, after_failure
 from daemon.queue.schedule import Candidate, next_admissions, next_claim
 from daemon.settings import QueueSettings
-from daemon.values import ENDED, MOVES, OPEN, Job, State
+from daemon.values import ENDED, MOVES, OPEN, Job, Rung, State
 from pipeline.core.contract import Fault
 from tests.queue.util import job
 
@@ -237,9 +237,9 @@ def test_what_can_not_change_is_not_repeated(fault: Fault) -> None:
     assert after(fault) == GiveUp()
 
 
-@pytest.mark.parametrize("fault", [Fault.TRANSIENT, Fault.NO_MEMORY])
-def test_passing_errors_wait_longer_each_time(fault: Fault) -> None:
+def test_passing_errors_wait_longer_each_time() -> None:
     """Waits double until the attempts are used up."""
+    fault = Fault.TRANSIENT
     assert after(fault, 1) == Retry(delay_seconds=30.0)
     assert after(fault, 2) == Retry(delay_seconds=60.0)
     assert after(fault, 3) == GiveUp(reason_suffix="after 3 attempts")
@@ -251,7 +251,21 @@ def test_a_full_disk_costs_nothing() -> None:
         assert after(Fault.NO_SPACE, attempt) == Retry(delay_seconds=30.0, counts=False)
 
 
-@pytest.mark.parametrize("fault", [Fault.LOST, Fault.TIMEOUT])
+@pytest.mark.parametrize("card", [True, False])
+def test_the_ladder_ends(card: bool) -> None:
+    """After smaller batches come a fresh worker, then (with a card) the CPU, then quarantine."""
+    rungs = []
+    now = job(attempt=1)
+    while isinstance(verdict := after_failure(now, Fault.NO_MEMORY, SETTINGS, card=card), Retry):
+        assert verdict.suspect
+        assert verdict.rung is not None
+        rungs.append(verdict.rung)
+        now = job(attempt=now.attempt + 1, rung=verdict.rung)
+    assert rungs == ([Rung.FRESH, Rung.CPU] if card else [Rung.FRESH])
+    assert "memory did not suffice" in verdict.reason_suffix
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST, Fault.TIMEOUT, Fault.STICKY])
 def test_a_file_that_kills_twice_is_out(fault: Fault) -> None:
     """After the first dead worker the file runs alone, after the second it fails."""
     assert after(fault, 3, kills=1) == Retry(delay_seconds=0.0, suspect=True)

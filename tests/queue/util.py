@@ -3,7 +3,7 @@
 import os
 
 from daemon.queue.ledger import Ledger
-from daemon.values import Job, NewJob, Sighting, State
+from daemon.values import Job, NewJob, Rung, Sighting, State
 from pipeline.core.contract import Fault
 
 NOW = 1_800_000_000.0
@@ -26,12 +26,13 @@ def new(
 
 def job(
     number: int = 1, state: State = State.QUEUED, watch: str = "talks", priority: int = 0,
-    attempt: int = 0, kills: int = 0, name: bytes = b"a.wav",
+    attempt: int = 0, kills: int = 0, rung: Rung = Rung.NORMAL, name: bytes = b"a.wav",
 ) -> Job:  # fmt: skip
     return Job(
         id=number, watch=watch, root=b"/srv/inbox", recipe="transcribe", options={},
         sighting=Sighting(name=name, size=10, mtime_ns=1_234, ino=7), priority=priority,
         state=state, admitted_at=NOW, updated_at=NOW, attempt=attempt, kills=kills,
+        rung=rung,
     )  # fmt: skip
 
 
