@@ -79,6 +79,8 @@ class Service:
             or WorkerLink(
                 settings.worker,
                 self._events.put,
+                memory=settings.memory,
+                learned=os.path.join(state, b"memory.db"),
                 environment=child_environment(),
             ),
             clock=clock,

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pipeline.core.memory_settings import MemorySettings
+
 # Upper limits keep every value inside what timers, SQLite and arithmetic can take.
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1_000_000.0)]
@@ -89,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     gpu: GpuSettings = GpuSettings()
+    memory: MemorySettings = MemorySettings()
     models: ModelSettings = ModelSettings()
     recipes: dict[str, dict[str, Any]] = {}  # [recipes.NAME]: options for every watch of it
     watch: tuple[WatchSettings, ...] = ()

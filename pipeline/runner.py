@@ -9,7 +9,9 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -29,6 +31,9 @@ from pipeline.core.errors import Cancelled, JobError
 from pipeline.core.files import FULL, make_folders, remove_if_there, sync_file, write_whole
 from pipeline.core.recipes import Options, Recipe, read_options, recipe_named
 from pipeline.core.stage import StageResult, Work
+from pipeline.gpu.ladder import Step, climb, steps
+from pipeline.gpu.manager import Memory
+from pipeline.gpu.usage import StageWatch
 
 BEAT_EVERY_S = 0.25  # beats closer together than this are not sent
 TOKEN_WAIT_S = 1.0  # while a stage waits for the card it beats this often
@@ -51,6 +56,7 @@ class Bench:
     say: Callable[[FromWorker], None]
     token: threading.Lock  # whoever holds it may use the card
     usage: Callable[[], Usage]
+    memory: Memory
 
 
 def run_order(order: Order, bench: Bench, cancelled: threading.Event) -> Finished | Failed:
@@ -114,14 +120,13 @@ class _Walk:
 
     def _run_stage(self, recipe: Recipe, name: str, options: Options, weight: float) -> Checkpoint:
         module = importlib.import_module(f"pipeline.stages.{name}")
-        work = Work(order=self.order, options=options, beat=lambda part: self._beat(part, weight))
         self._beat(0.0, weight, always=True)
         begun = time.monotonic()
-        result = self._on_its_lane(module, work, weight)
+        result, use = self._on_its_lane(module, options, weight)
         report = StageReport(
             stage=name, engine=result.engine, device=result.device, fallback=result.fallback,
             seconds=round(time.monotonic() - begun, 3), usage=self.bench.usage(),
-            facts=result.facts,
+            facts=result.facts | use,
         )  # fmt: skip
         checkpoint = Checkpoint(
             key=self._key(recipe, name),
@@ -132,16 +137,40 @@ class _Walk:
         write_whole(self._checkpoint_path(name), msgspec.json.encode(checkpoint))
         return checkpoint
 
-    def _on_its_lane(self, module: ModuleType, work: Work, weight: float) -> StageResult:
-        run: Callable[[Work], StageResult] = module.run
+    def _on_its_lane(
+        self, module: ModuleType, options: Options, weight: float
+    ) -> tuple[StageResult, dict[str, Any]]:
+        """Run the stage down the ladder; on the card's lane, in turn and when memory admits it."""
         if module.LANE != "gpu":
-            return run(work)
+            return self._climb(module, options, weight)
         while not self.bench.token.acquire(timeout=TOKEN_WAIT_S):
             self._beat(None, weight)
         try:
-            return run(work)
+            self.bench.memory.wait_for_room(lambda: self._beat(None, weight))
+            return self._climb(module, options, weight)
         finally:
             self.bench.token.release()
+
+    def _climb(
+        self, module: ModuleType, options: Options, weight: float
+    ) -> tuple[StageResult, dict[str, Any]]:
+        memory, order = self.bench.memory, self.order
+        run: Callable[[Work], StageResult] = module.run
+
+        def once(step: Step, watch: StageWatch) -> tuple[StageResult, dict[str, Any]]:
+            work = Work(
+                order=order, options=options, frugal=step.frugal,
+                beat=lambda part: self._beat(part, weight),
+                choose_batch=partial(memory.choose_batch, watch, step.share),
+                lease=memory.shelf.lease,
+            )  # fmt: skip
+            result = run(work)
+            if module.LANE != "gpu":
+                return result, {}
+            return result, memory.verdict(watch, order, result.device)
+
+        ladder = steps(frugal=order.frugal, share=memory.settings.oom_share)
+        return climb(memory, self.stage, ladder, once, order.job)
 
     def _beat(self, part: float | None, weight: float, *, always: bool = False) -> None:
         if self.cancelled.is_set():

@@ -7,11 +7,13 @@ that libraries print goes to the log, never into the answers.
 
 import argparse
 import ctypes
+import logging
 import os
 import queue
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 
 import msgspec
 
@@ -23,21 +25,35 @@ from pipeline.core.contract import (
     FromWorker,
     Hello,
     Order,
+    Recycle,
     Stop,
     decode_order,
     encode_line,
 )
 from pipeline.core.gauge import Gauge
+from pipeline.core.memory_settings import MemorySettings
+from pipeline.gpu.history import History
+from pipeline.gpu.manager import Memory
 from pipeline.runner import Bench, run_order
 
 ALIVE_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
+@dataclass(frozen=True)
+class MemoryAt:
+    """How memory is managed, and where what is learned about it lies."""
+
+    settings: MemorySettings
+    learned: bytes
+
+
 class Worker:
     """Lanes that run orders, one thread that reads them, one that says that we are alive."""
 
-    def __init__(self, orders: int, answers: int, lanes: int, gauge: Gauge) -> None:
+    def __init__(
+        self, orders: int, answers: int, lanes: int, gauge: Gauge, memory: MemoryAt
+    ) -> None:
         self._orders = orders
         self._answers = answers
         self._lanes = lanes
@@ -46,7 +62,11 @@ class Worker:
         self._waiting: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._cancels: dict[int, threading.Event] = {}
         self._over = threading.Event()
-        self._bench = Bench(say=self.say, token=threading.Lock(), usage=gauge.read)
+        self._memory = Memory(memory.settings, gauge, History.open(memory.learned), self.say)
+        self._bench = Bench(
+            say=self.say, token=threading.Lock(), usage=gauge.read, memory=self._memory
+        )
+        self._leaving = False
 
     def run(self) -> None:
         """Work until told to stop or until the daemon is gone."""
@@ -57,7 +77,7 @@ class Worker:
         threads.append(threading.Thread(target=self._live, name="alive", daemon=True))
         for thread in threads:
             thread.start()
-        self.say(Hello(pid=os.getpid(), lanes=self._lanes))
+        self.say(Hello(pid=os.getpid(), lanes=self._lanes, card=self._gauge.gpu_name() or ""))
         with os.fdopen(self._orders, "rb") as lines:
             for line in lines:
                 if not self._hear(line):
@@ -94,10 +114,18 @@ class Worker:
                 raise
             self._cancels.pop(order.job, None)
             self.say(answer)
+            self._leave(self._memory.after_file())
 
     def _live(self) -> None:
         while not self._over.wait(ALIVE_EVERY_S):
-            self.say(Alive(usage=self._gauge.read()))
+            self._leave(self._memory.sample())
+            self.say(Alive(usage=self._gauge.read(), memory=self._memory.status()))
+
+    def _leave(self, reason: str) -> None:
+        """Ask to be replaced, once."""
+        if reason and not self._leaving:
+            self._leaving = True
+            self.say(Recycle(reason=reason))
 
 
 def _lane_died(order: Order, error: BaseException) -> Failed:
@@ -123,10 +151,17 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--memory", default="{}", help="[memory] as JSON")
+    parser.add_argument("--learned", required=True, help="file of learned peaks")
     args = parser.parse_args()
     die_with_parent(args.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = Worker(args.orders, args.answers, args.lanes, Gauge(gpu=args.device != "cpu"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    memory = MemoryAt(
+        msgspec.json.decode(args.memory, type=MemorySettings), os.fsencode(args.learned)
+    )
+    gauge = Gauge(gpu=args.device != "cpu")
+    worker = Worker(args.orders, args.answers, args.lanes, gauge, memory)
     try:
         worker.run()
     except msgspec.DecodeError as error:

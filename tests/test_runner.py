@@ -1,5 +1,6 @@
 """One order's walk in the worker: checkpoints, cancelling, faults, and the real worker process."""
 
+import dataclasses
 import os
 import shutil
 import threading
@@ -8,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.core.contract import Beat, Failed, Fault, Finished, FromWorker, Order, Usage
-from pipeline.runner import Bench, run_order
+from pipeline.core.contract import Beat, Failed, Fault, Finished, FromWorker, Order
+from pipeline.runner import run_order
+from tests.fakes.bench import bench_for
 
 
 class Ear:
@@ -29,7 +31,8 @@ class Ear:
                 self.cancelled.set()
 
     def run(self, order: Order) -> Finished | Failed:
-        return run_order(order, Bench(say=self.say, token=self.token, usage=Usage), self.cancelled)
+        bench = dataclasses.replace(bench_for(self.say), token=self.token)
+        return run_order(order, bench, self.cancelled)
 
 
 @pytest.fixture

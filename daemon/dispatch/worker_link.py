@@ -16,6 +16,7 @@ from daemon.dispatch.executor import ExecutorEvent, Gone, Heard
 from daemon.settings import WorkerSettings
 from pipeline.core.contract import Cancel, Order, Stop, ToWorker, decode_answer, encode_line
 from pipeline.core.errors import LinkError
+from pipeline.core.memory_settings import MemorySettings
 from pipeline.core.text import shown
 
 log = logging.getLogger("penstock.worker")
@@ -35,6 +36,8 @@ class WorkerLink:
         settings: WorkerSettings,
         post: Callable[[ExecutorEvent], None],
         *,
+        memory: MemorySettings | None = None,
+        learned: bytes = b"",
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
     ) -> None:
@@ -42,6 +45,8 @@ class WorkerLink:
         self._settings = settings
         self._post = post
         self._device = "auto"
+        self._memory = msgspec.json.encode(memory or MemorySettings()).decode()
+        self._learned = os.fsdecode(learned or b":memory:")
         self._environment = environment
         self._command = tuple(command) or (
             settings.python or sys.executable,
@@ -131,11 +136,15 @@ class WorkerLink:
             "--lanes", str(self._settings.lanes),
             "--parent", str(os.getpid()),
             "--device", self._device,
+            "--memory", self._memory,
+            "--learned", self._learned,
         ]  # fmt: skip
 
     def _child_environment(self) -> dict[str, str]:
         env = dict(os.environ if self._environment is None else self._environment)
         env["PYTHONUNBUFFERED"] = "1"
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, so that both mean the same card
+        env.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
         if self._device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""
         return env

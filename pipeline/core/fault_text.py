@@ -6,6 +6,7 @@ Also says when words are only talked about: denied, expected, counted as none, o
 import re
 
 LIMIT = 64 * 1024  # characters looked at; of a longer text its head and, above all, its tail
+FOLDED_LINES, FOLDED_WIDTH = 30, 20  # at most so many lines, of at least so many characters
 
 _SUFFIXES = (
     "mp4|mkv|mov|avi|webm|m4v|mpe?g|m2ts|mts|wmv|flv|vob|ogv|mp3|wav|flac|m4a|aac|ogg|opus|wma"
@@ -20,7 +21,7 @@ _QUOTED = re.compile(rf"(?<!\w)([\"'`«<])[^\"'`«»<>\n]{{0,300}}\.(?:{_SUFFIXE
 _PATH = re.compile(
     rf"(?:^|(?<=[\s\"'=(\[]))[\w.~:-]{{0,100}}[/\\][^\n:\"'<>|]{{0,300}}?\.(?:{_SUFFIXES})\b", re.M
 )
-_FIRST = re.compile(rf"^[^\n:\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})(?=\s*:)", re.M)
+_FIRST = re.compile(rf"(?:^|(?<=: ))[^\n:\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})(?=\s*:)", re.M)
 _LAST_WORD = re.compile(
     rf"(?:memory|\boom|memoryerror|bad_alloc|killed|lost)[)\]]?\.(?:{_SUFFIXES})\b"
 )
@@ -40,6 +41,8 @@ def plain(text: str) -> str:
         text = f"{text[: LIMIT // 4]}\n{text[-3 * LIMIT // 4 :]}"
     text = _TERMINAL.sub("", text).translate(_SAME).replace("\\n", "\n")
     text = _INVISIBLE.sub("", text).lower()
+    # Single spaces and no empty lines: else a file of nothing but these takes minutes to search.
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
     text = _ADDRESS.sub(" ", text)
     text = _QUOTED.sub(" ", text)
     text = _PATH.sub(_unless_sentence, text)
@@ -60,9 +63,17 @@ def _without_names_that_end_in_the_words(text: str) -> str:
     return " ".join([*kept, text[at:]])
 
 
-def unwrapped(text: str) -> str:
-    """The text as it was before something broke its lines in the middle of words."""
-    return re.sub(r"\n[ \t]*", "", text)
+def unfolded(text: str) -> str:
+    """The text as it was before a terminal broke its lines in the middle of words; '' if none did.
+
+    Only short texts: in a long log two lines are far more likely to be two lines.
+    """
+    lines = text.split("\n")
+    width = max(map(len, lines))
+    if len(lines) > FOLDED_LINES or width < FOLDED_WIDTH:
+        return ""
+    full = [len(line) >= width - 1 for line in lines]  # a space at the fold is gone by now
+    return "".join(line if more else line + "\n" for line, more in zip(lines, full, strict=True))
 
 
 _THINGS = r"(?:errors?|events?|kills?|exceptions?|conditions?|failures?|incidents?|problems?|oom)"
@@ -78,10 +89,13 @@ _TALKED_ABOUT = re.compile(
     r"|fix(?:es|ed|ing)?|solv\w+|previous\w*|earlier|number of|counts?|counter|how to|about"
     r"|what is|detection of|detects|watch\w*|looks? for|looking for|search\w*|grep|guard\w*|sure"
     r"|reduces?|fewer|risk of|chance of|likely to|used to|tests? (?:of|for)|documentation|policy"
-    r"|(?:may|might|could|can|will|would|should)(?: not| later)? (?:run|go|get|cause|lead|result))"
+    r"|(?:may|might|could|can|will|would|should)(?: not| later)? (?:run|go|get|cause|lead|result)"
+    r"|(?:that|which|who|whenever|when) (?:runs?|goes|is|are))"
     r"\b[^:;,]{0,60}$"
 )
-_DEVICE_ZERO = re.compile(r"(?:gpu|device|cuda|card|rank|worker|node|thread|process|[-:#])\s*0 ?$")
+_DEVICE_ZERO = re.compile(
+    r"(?:\b(?:gpu|device|cuda|card|rank|worker|node|thread|process) |[-:#])0 $"
+)
 _NOTHING_HAPPENED = re.compile(
     rf"^['\"\s]*{_THINGS}?['\"\s]*(?:"
     r"(?:was|were|is|are|has|have|been)\s+(?:been\s+)?(?:not|never|no longer|handled|avoided"
@@ -89,7 +103,8 @@ _NOTHING_HAPPENED = re.compile(
     r"|(?:not|never)\s+(?:seen|found|detected|reported|observed|expected)\b"
     r"|(?:count|counter|total)?\s*[:=]\s*(?:0(?![.\dx])(?!\s*(?:b|bytes|[kmgt]i?b|%)\b)|none\b"
     r"|false\b|no\b|never\b)"
-    r"|handled\b|handler\b|handling (?:is|was|test|code|enabled|ok)\b|resolved\b|avoided\b"
+    r"|handled\b|handler\b|handling (?:is|was|test|code|enabled|ok)\b"
+    r"|recovery (?:finished|done|complete\w*|succeeded|works|tests?)\b|resolved\b|avoided\b"
     r"|prevented\b|fixed\b|solved\b|disabled\b|enabled\b|protection\b|guard\b|watchdog\b|policy\b"
     r"|monitor\w*\b|detect(?:ion|or)\b|simulat\w+|tests?\b|recogni[sz]er\b"
     r"|(?:killer|score)\b(?!\s+(?:killed|invoked)))"
@@ -101,8 +116,8 @@ _TITLE = re.compile(
     r"|phrase|words?|pattern|string|regex|grep|search\w*|matching|looking for|topic|lecture|talk"
     r"|recording|video|lyrics|tag)\b[\w\s:=(-]{0,20}[\"'«`]"
     r"|\b(?:film|movie|song|album|book|titled|called|named|entitled|said|says)\s+"
-    r"|^\W*(?:title|artist|album|genre|comment|description|subject|lyrics|transcript|text|caption"
-    r"|subtitle|speaker ?\w*|chapter ?\w*)\s*[:=]\W*"
+    r"|\b(?:title|artist|album|genre|lyrics|transcript|caption|subtitle"
+    r"|speaker ?\w*|chapter ?\w*)\s*[:=]\W*"
     r"|-->\s*[\d:.,]+\]?\s[^\n]*|\bspeaker_\d+\W[^\n]*)$"
 )
 _QUIET = re.compile(

@@ -15,7 +15,7 @@ SURE, SAID, BARE = (
 LINE_BEGIN, LINE_END = r"^[^\w\n]{0,30}", r"[^\w\n]{0,30}$"
 SPENT = (  # out of GPU memory, out-of-memory, out of VRAM
     r"out[\s-]of[\s-](?:(?:gpu|cuda|device|host|system|video|graphics|main|physical|virtual|heap"
-    r"|pinned|v?ram|shared|available)\s)?(?:memory|vram|ram)\b"
+    r"|pinned|v?ram|shared|available)\s)?(?:memory|vram|ram)\b(?!\s(?:lane|cards?|sticks?|slots?)\b)"
 )
 API_CODE = (
     r"\b(?:cuda|hip)[a-z_]{0,20}(?: (?:runtime|driver|api))? (?:error|failure)(?: code)?[\s:=#(]*"
@@ -188,7 +188,7 @@ DYING = (
             r"fatal error: (?:runtime: )?(?:out of memory|cannot allocate memory)",
             r"llvm error: out of memory",
             r"double free or corruption|free\(\): invalid|malloc\(\): |munmap_chunk\(\)",
-            r"corrupted size vs\. prev_size|stack smashing detected",
+            r"malloc assertion|corrupted size vs\. prev_size|stack smashing detected",
             rf"{_ENDED_WITH}(?:134|135|139|-6|-7|-11)\b(?!\.\d)",
         ),
         DIED,
@@ -244,10 +244,12 @@ PASSED_OVER = (
             r"cannot import name|has no attribute|is not defined\b|no module named",
             r"^\s*(?:except|import|from|class|def|raise|return|with|if|elif|assert)\b"
             r"[^\n]{0,200}memory_?error",
+            r"\bexcept\b[^\n]{0,80}memory_?error[\w )]{0,30}:\W{0,3}$",
             r"\b(?:isinstance|issubclass|pytest\.raises|catch) ?\([^\n]{0,200}memory_?error",
             r"no space left on device(?![^\n]{0,60}/dev/shm)|disk quota exceeded",
             r"oomkilled\"?\s*[:=]\s*\"?false",
-            r"received message larger than max",
+            r"received message larger than max|using this package of onnxruntime",
+            r"from a fixed pool of hardware frames",
         ),
         SOUNDS_LIKE,
     ),

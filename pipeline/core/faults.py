@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.core import fault_words as faulty
 from pipeline.core import memory_words as memory
-from pipeline.core.fault_text import denied, only_mentioned, plain, quiet, unwrapped
+from pipeline.core.fault_text import denied, only_mentioned, plain, quiet, unfolded
 from pipeline.core.fault_words import Advice, Rule
 
 MIB = 1 << 20
@@ -59,8 +59,8 @@ def find(text: str, *, free: int | None = None, total: int | None = None) -> Fin
     """
     ready = plain(text)
     found = _find(ready, free, total)
-    if found is None and "\n" in ready:
-        found = _find(unwrapped(ready), free, total, least=faulty.SURE)
+    if found is None and "\n" in ready and (whole := unfolded(ready)):
+        found = _find(whole, free, total, least=faulty.SURE)
     if found is not None:
         return found
     suspect = bool(memory.SUSPECT.search(ready))
@@ -142,11 +142,14 @@ def _first(rules: Sequence[Rule], text: str, least: int) -> Rule | None:
 
 
 def _meant(rule: Rule, text: str, found: "re.Match[str]") -> bool:
-    if denied(text, found.start(), found.end()):
+    # Some rules find a subject first: `CUDA: no out of memory` is denied at the words, not at CUDA.
+    part = "at" if found.groupdict().get("at") else 0
+    begin, end = found.span(part)
+    if denied(text, begin, end):
         return False
-    if rule.sure < faulty.SURE and only_mentioned(text, found.start(), found.end()):
+    if rule.sure < faulty.SURE and only_mentioned(text, begin, end):
         return False
-    return rule.sure > faulty.BARE or not quiet(text, found.start())
+    return rule.sure > faulty.BARE or not quiet(text, begin)
 
 
 def _without_passed_over(text: str) -> tuple[str, Rule | None]:

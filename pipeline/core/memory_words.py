@@ -29,12 +29,17 @@ _REFUSED = (
     r"(?:cannot|can not|can't|could ?n[o']t|unable to|fail(?:ed|s)? to|failure to"
     r"|failed when trying to|not able to)"
 )
+_VERB = r"(?:\(?re\)?)?alloc(?:ate[ds]?)?"
 _AMOUNT = (
-    r"(?:bytes?|[kmgt]i?b|memory|v?ram|buffers?|tensors?|arrays?|workspace|context|kv cache|heap)\b"
+    r"(?:bytes?|[kmgt]i?b|memory|v?ram|\w*buffers?|tensors?|arrays?|workspace|context|heap|space"
+    r"|frames?(?! from a fixed pool)|pictures?|packets?|extradata|images?|planes?|strings?|objects?"
+    r"|side data|structures?)\b"
 )
-
 _CLASS = r"(?<!['\"\w])(?:<class ')?(?:[a-z_]\w{0,60}\.){0,8}_?"
-_CLASS_END = r"(?:'>)?(?=\s*(?:[:(,;.!\]]|$))"
+_CLASS_END = (
+    r"(?:'>)?(?=\s*(?:[:(,;.!\]]|\W{0,3}$)"
+    r"| (?:in|at|on|while|when|during|raised|traceback)\b)"
+)
 
 _SHARED = words(
     r"unable to allocate shared memory",
@@ -55,11 +60,11 @@ _TORCH = words(
     r"allocation was preemptively rejected",
     r"would exceed (?:the )?allowed memory",
     r"pytorch limit \(set by|free \(according to cuda\)",
-    rf"{LINE_BEGIN}currently allocated\s+:",
+    r"\bcurrently allocated :",
     r"is reserved by pytorch but unallocated|reserved in total by pytorch",
     r"reserved (?:but unallocated )?memory is (?:large|>>)",
     r"including non-pytorch memory, this process has",
-    r"nvml_success == [^\n]{0,80}internal assert failed",
+    r"nvml_success == \S{1,80} internal assert failed",
     r"oom trying to allocate workspace|not enough memory for workspace",
     r"invalid buffer size: [\d.]+ ?[kmgt]i?b",
 )
@@ -86,6 +91,7 @@ _GPU_LIBRARIES = words(
     r"error code 2: outofmemory",
     r"batch_size \( ?\d+\) is probably too large|until memory error disappears",
     r"no available memory for the cache blocks",
+    r"requires more (?:\w+ )?memory [^\n]{0,40}than (?:is )?available",
     r"(?:free|available) (?:gpu )?memory [^\n]{0,80}(?:less|smaller) than (?:the )?"
     r"(?:desired|required|requested)",
 )
@@ -98,16 +104,18 @@ _HOST = words(
     rf"{_CLASS}(?:_?array|insufficient|host)?memoryerror{_CLASS_END}",
     rf"{_CLASS}lang\.outofmemoryerror{_CLASS_END}",
     r"buy new ram",
-    r"\bmalloc of size \d+ failed|\b(?:[mc]|re|av_)alloc(?:\(\))? (?:failed|returned null)",
+    r"\bmalloc of size \d+ failed",
+    r"\b(?:av_)?(?:m|c|re)alloc[a-z]{0,8}(?:\(\))? (?:failed|returned null)",
     r"insufficient memory for the java runtime|allowed memory size of \d+ bytes exhausted",
     r"unable to mmap (?:memory|[\d\s]{0,25}bytes)",
     rf"tried to allocate {_SIZE}",
 )
 _CARD_SAID = words(
     r"\b(?:cuda|hip|gpu|device|driver|nccl|cudnn|cublas|xpu|mps|npu|metal|vulkan|opencl|vram"
-    rf"|onnx\w*|tensorrt)\b[\w\s:='\"(\[#,.*/<>-]{{0,60}}?\b{SPENT}",
+    rf"|onnx\w*|tensorrt)\b[\w\s:='\"(\[#,.*/<>-]{{0,60}}?\b(?P<at>{SPENT})",
     rf"{_CLASS}(?<!lang\.)(?:out_?of_?|device|gpu|cuda)memoryerror{_CLASS_END}",
-    r"(?:gpu|device) \d+ has a total capac[a-z]{0,3}ty of [^\n]{0,40}of which [^\n]{0,40}free",
+    r"(?:gpu|device) \d+ has a total capac[a-z]{0,3}ty of [\d.]+ \w+ of which [\d.]+ \w+ is free",
+    r"unable to allocate \w+ buffer",
     r"unable to allocate (?:\w+ )?backend buffer|failed to allocate (?:compute|context)",
     r"fail(?:ed|ure) to (?:allocate|reserve|create) (?:\w+ )?"
     r"(?:compute|kv|backend|cuda\d*|rocm\d*|vulkan\d*|metal|cpu|sched)\w* (?:\w+ )?buffers?",
@@ -117,10 +125,17 @@ _BARE = words(
     r"\bout_?of_?memory_?(?:error|exception)\b|(?<=:\s)outofmemory\b",
     r"\bnot enough (?:\w+ )?(?:memory|vram|ram)\b(?! (?:cards?|sticks?|slots?|bandwidth))",
     r"\binsufficient[\s_](?:\w+ )?(?:memory|vram|ram)\b(?! bandwidth)",
-    rf"\b{_REFUSED} (?:be )?(?:alloc(?:ated?)?|reserve|commit|mmap|map)\b[^\n]{{0,80}}?\b{_AMOUNT}",
-    r"\b(?:memory|buffer|tensor|vram|host|device) alloc(?:ation)?s?\b[^.\n]{0,60}\b"
+    rf"\b{_REFUSED} (?:be )?{_VERB} (?:[^\n]{{0,80}}?\b{_AMOUNT}|\w{{1,30}}->)",
+    rf"\b{_REFUSED} (?:be )?(?:reserve|commit|mmap)\b[^\n]{{0,80}}?\b{_AMOUNT}",
+    r"\b(?:memory|buffers?|frame|frames|context) (?:cannot|could not|can not) be (?:re)?allocated",
+    r"\bfail(?:ed|ure)? (?:allocate|allocating|allocation of) (?:memory|buffers?)",
+    r"\b(?:allocat(?:ion of|ing|e)) (?:\w+ ){0,2}memory failed",
+    r"\balloc(?:ation)? failed \( ?[%\d]|\balloc [%\w]+ bytes failed",
+    r"(?:^|: )alloc(?:ation)? fail(?:ed|ure)",
+    r"failed to find a free memory block",
+    r"\b(?:memory|buffer|tensor|vram|host|device) (?:re)?alloc(?:ation)?s?\b[^.\n]{0,60}\b"
     r"(?:fail(?:ed|ure|s)?|refused|rejected)\b",
-    r"\bfailed (?:memory|buffer|tensor) allocation",
+    r"\bfailed (?:memory|buffer|tensor) allocation|memory allocation still failed",
     r"allocation of (?:size )?[\d.]+ ?\w* failed",
     r"\b(?:memory|heap|vram|swap)(?: space)? (?:is )?exhausted|\bexhausted (?:\w+ )?memory\b",
     r"\bexceed(?:s|ed|ing)? (?:the )?(?:\w+ )?memory limit|memory limit (?:was )?exceeded",
@@ -155,6 +170,7 @@ AMBIGUOUS = (
             r"unable to find a valid cudnn algorithm",
             r"assigned to device cpu but fused",
             r"failed to create (?:the )?llama_?context",
+            r"image size too big to run face detection on gpu",
         ),
         UNCLEAR,
         bad_otherwise=False,
@@ -179,7 +195,8 @@ SUSPECT = words(
 )
 
 OF_THE_CARD = words(
-    r"\b(?:gpu|cuda|vram|hip|mps|xpu|nccl)|cupy|tensorrt|ctranslate2|\bjax|\bvk_?|vulkan|ggml|device \d"
+    r"\b(?:gpu|cuda|vram|hip|mps|xpu|nccl)|cupy|tensorrt|ctranslate2|\bjax|\bvk_?|vulkan|ggml"
+    r"|device \d|llama"
 )
 
 LIBRARIES: tuple[tuple[str, "re.Pattern[str]"], ...] = (

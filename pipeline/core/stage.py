@@ -8,6 +8,7 @@ its start after a crash, so it replaces whatever an earlier attempt left of its 
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -15,6 +16,25 @@ from pipeline.core.contract import Order
 from pipeline.core.files import open_beneath
 from pipeline.core.recipes import Options
 from pipeline.core.text import fit_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the memory of a batched stage depends on."""
+
+    model: str = ""
+    dtype: str = ""
+    device: str = "cpu"
+    versions: str = ""  # of the libraries that hold the memory
+    seconds: float = 0.0  # of media in one item of the batch
+
+
+def _as_wanted(wanted: int, _load: Load) -> int:
+    return wanted
+
+
+def _for_once(_name: str, load: Callable[[], Any]) -> AbstractContextManager[Any]:
+    return nullcontext(load())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +46,12 @@ class Work:
     # Tells the daemon how far this stage is (0 to 1, None if unknown); raises Cancelled when the
     # job was cancelled. Call it at least every few seconds: a silent stage counts as hung.
     beat: Callable[[float | None], None]
+    # How many items to take at once: at most what is wanted here, by the plan of memory. What the
+    # stage then holds at its highest is learned under this load; ask once, before the first batch.
+    choose_batch: Callable[[int, Load], int] = _as_wanted
+    # A heavy object by name, loaded if nobody has it yet; kept for later while memory allows.
+    lease: Callable[[str, Callable[[], Any]], AbstractContextManager[Any]] = _for_once
+    frugal: bool = False  # memory ran out before: use every saving, whatever it costs in time
 
     def open_source(self) -> BinaryIO:
         """The dropped file, opened without following links; the caller closes it."""

@@ -11,10 +11,9 @@ import math
 import os
 import pickle
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +43,28 @@ Floats = NDArray[np.float32]
 Turn = Callable[[], None]
 
 
+class Located(NamedTuple):
+    """A file of weights and where it is to be loaded; equal values mean the same model."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    device: str  # "cpu" or "cuda"
+    name: str  # as people see it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """A model on its device, ready to hear."""
 
     model: Any  # whisper.Whisper
     name: str  # as people see it
-    key: tuple[bytes, int, int, str]  # path, size, mtime, device
     device: str  # "cpu" or "cuda"
+
+    @property
+    def dtype(self) -> str:
+        """The numbers that it computes with."""
+        return "float16" if self.device == "cuda" else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +87,6 @@ class Heard:
     again: bool
 
 
-_lock = threading.Lock()
-_kept: Loaded | None = None
 _unfetched: dict[str, str] = {}  # model → why it could not be fetched; not tried again
 
 
@@ -107,37 +118,32 @@ def _cache() -> bytes:
     return os.path.join(home, b"whisper")
 
 
-def load(
+def locate(
     model: str, *, device: str, models_dir: bytes, offline: bool, turn: Turn = lambda: None
-) -> Loaded:
-    """The model, kept from the last job if it is the same; device "auto", "cpu" or "cuda".
+) -> Located:
+    """The file of a model, fetched if need be, and its device from "auto", "cpu" or "cuda".
 
-    EngineMissing if the package, the weights or the card are not there or the file is no Whisper
-    model; NoMemory if it does not fit. `turn` is called now and then while weights are fetched.
+    EngineMissing if the package, the weights or the card are not there. `turn` is called now and
+    then while weights are fetched.
     """
-    global _kept
     path = find_weights(model, models_dir)
     if path is None:
         path = _fetched(model, models_dir or _cache(), offline, turn)
     where = _device(device)
     facts = os.stat(path)
-    key = (path, facts.st_size, facts.st_mtime_ns, where)
-    with _lock:
-        if _kept is None or _kept.key != key:
-            _kept = None  # before the next one is loaded: both may not fit
-            _tidy()
-            name = shown(os.path.basename(path).removesuffix(b".pt"))
-            _kept = Loaded(model=_read(path, where), name=name, key=key, device=where)
-        return _kept
+    return Located(
+        path=path, size=facts.st_size, mtime_ns=facts.st_mtime_ns, device=where,
+        name=shown(os.path.basename(path).removesuffix(b".pt")),
+    )  # fmt: skip
 
 
-def unload() -> None:
-    """Let go of the kept model and give its memory back."""
-    global _kept
-    with _lock:
-        loaded, _kept = _kept is not None, None
-    if loaded:
-        _tidy()
+def load(located: Located) -> Loaded:
+    """Load a model; whoever keeps it decides how long (see gpu/shelf.py).
+
+    EngineMissing if the file is no Whisper model, NoMemory if it does not fit.
+    """
+    model = _read(located.path, located.device)
+    return Loaded(model=model, name=located.name, device=located.device)
 
 
 def _tidy() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pipeline.core.text import shown
 from pipeline.gpu.lines import freed_line
 
 log = logging.getLogger("penstock.memory")
@@ -162,4 +163,4 @@ def _tell(cleaned: Cleaned, level: str, cuda: bool) -> None:
         "" if cuda else "; CUDA is not in use here, only RAM was cleaned",
     )
     for text in cleaned.failed:
-        log.warning("A step of the %s cleanup failed: %s", level, text)
+        log.warning("A step of the %s cleanup failed: %s", level, shown(text))

@@ -128,7 +128,7 @@ class History:
             try:
                 return work(self._db)
             except (sqlite3.Error, OverflowError) as error:
-                log.warning("Learned memory %s: %s; %s", shown(self._path), error, price)
+                log.warning("Learned memory %s: %s; %s", shown(self._path), str(error), price)
                 if getattr(error, "sqlite_errorcode", 0) in DAMAGED:
                     self._db.close()
                     _set_aside(self._path, "broken")
@@ -169,7 +169,7 @@ def _opened(path: bytes) -> sqlite3.Connection:
                 log.warning(
                     "Learned memory %s can not be opened: %s; it lasts until this worker ends",
                     shown(path),
-                    error,
+                    str(error),
                 )
                 break
             _set_aside(path, "broken")

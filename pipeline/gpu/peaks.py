@@ -32,6 +32,7 @@ CENSORED = 1.05  # what ran out needed at least this many times what it could ha
 REFITS = frozenset({3, 5, 8, 12, 20, 40})
 REFIT_EVERY = 100
 GAIN = 1e-9  # per run; a column must be worth this much
+LEAST_SHARE = 0.01  # of the smallest peak
 ROUNDS = 5  # of deciding which OOMs lift the fit
 MEGA = 1e6
 
@@ -157,6 +158,7 @@ class PeakModel:
             known = np.concatenate([rows, high_rows[lifting]])
             wanted = np.concatenate([peaks, high_peaks[lifting]])
             factors = fit_relative(known, wanted)
+            factors[0] += LEAST_SHARE * wanted.min()  # no run takes nothing at all
             too_low = high_rows @ factors < high_peaks
             if bool((too_low == lifting).all()):
                 break

@@ -42,9 +42,14 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
         """Bytes for that many items."""
         return self.fixed + self.each * batch
 
+    @property
+    def smallest(self) -> int:
+        """Bytes for the fewest items that are worth running."""
+        return self.size(min(self.least, self.batch))
+
     def batch_within(self, left: int) -> int:
         """The largest batch, at most the wanted one, that fits into `left`; 0 if none does."""
-        if self.size(min(self.least, self.batch)) > left:
+        if self.smallest > left:
             return 0
         return self.batch if self.each <= 0 else min(self.batch, (left - self.fixed) // self.each)
 
@@ -224,8 +229,9 @@ class Planner:
             news = self._told.get(key) != batch
             self._told[key] = batch
             rows = model.summary() if news else []
-        for row in rows:
-            log.info("%s: %s", key.stage, line_of(row, batch))
+        tried = [row for row in rows if row.batch <= max(1, batch)] or rows
+        if tried:
+            log.info("%s: %s", key.stage, line_of(tried[-1], batch))
         return batch
 
     def bound(self, key: Key, features: Features, batch: int) -> int | None:
@@ -253,7 +259,7 @@ class Planner:
 
 def decide(need: Need, room: Room, left: int, now: float) -> Answer:
     """What to do when `left` bytes are not enough. Pure."""
-    least = need.size(need.least)
+    least = need.smallest
     most = min(size for size in (room.ceiling, room.reading.total, least) if size is not None)
     if most < least:
         return Never(f"it needs {human_bytes(least)}, and at most {human_bytes(most)} can be had")
@@ -270,7 +276,7 @@ def decide(need: Need, room: Room, left: int, now: float) -> Answer:
 
 def to_evict(need: Need, left: int, idle: Mapping[str, int]) -> tuple[str, ...]:
     """The fewest idle models, in order, that make room for the wanted batch or for the least."""
-    for wanted in (need.size(need.batch), need.size(need.least)):
+    for wanted in (need.size(need.batch), need.smallest):
         names = _first_enough(wanted - left, idle)
         if names:
             return names

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pipeline.core.text import human_bytes
+from pipeline.core.text import human_bytes, shown
 
 log = logging.getLogger("penstock.memory")
 
@@ -214,7 +214,9 @@ class Shelf:
             if place.unload is not None:
                 place.unload(place.model)
         except Exception as error:  # noqa: BLE001  # a library's unload may raise anything
-            log.warning("Model %s: its unload failed: %s: %s", name, type(error).__name__, error)
+            # Text only: a log record that held the error would keep the model alive.
+            said = shown(f"{type(error).__name__}: {error}")
+            log.warning("Model %s: its unload failed: %s", name, said)
         finally:
             place.model = place.unload = None
             with self._changed:

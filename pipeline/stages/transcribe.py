@@ -28,7 +28,7 @@ from pipeline.core.speech import (
     Word,
     read_pcm,
 )
-from pipeline.core.stage import StageResult, Work
+from pipeline.core.stage import Load, StageResult, Work
 from pipeline.engines import openai_whisper, sphinx
 
 LANE = "gpu"
@@ -105,24 +105,42 @@ def _first_that_can(
 
 def _with_whisper(work: Work, options: TranscribeOptions, spans: Sequence[Span]) -> Told:
     order = work.order
-    loaded = openai_whisper.load(
+    located = openai_whisper.locate(
         options.model, device=order.device, models_dir=order.models, offline=order.offline,
         turn=lambda: work.beat(None),
     )  # fmt: skip
+    with work.lease(repr(located), lambda: openai_whisper.load(located)) as loaded:
+        return _hear_all(work, options, spans, loaded)
+
+
+def _hear_all(
+    work: Work,
+    options: TranscribeOptions,
+    spans: Sequence[Span],
+    loaded: openai_whisper.Loaded,
+) -> Told:
     chunks = pack(spans, WHISPER_CHUNK)
+    beam = 1 if work.frugal else options.beam
+    planned = work.choose_batch(
+        options.batch,
+        Load(
+            model=loaded.name, dtype=loaded.dtype, device=loaded.device,
+            versions=openai_whisper.version(), seconds=WHISPER_CHUNK,
+        ),
+    )  # fmt: skip
     language = "" if options.language == "auto" else options.language
 
     def hear(now: Sequence[Span], done: int) -> list[openai_whisper.Heard]:
         nonlocal language
         ask = openai_whisper.Ask(
-            language=language, task=options.task, prompt=options.prompt, beam=options.beam
+            language=language, task=options.task, prompt=options.prompt, beam=beam
         )
         sounds = [_floats(_pcm(work, chunk)) for chunk in now]
         heard = openai_whisper.hear(loaded, sounds, ask, lambda: work.beat(done / len(chunks)))
         language = heard[0].language  # what the first batch found out holds for the others
         return heard
 
-    heard, batch = in_batches(chunks, options.batch, hear)
+    heard, batch = in_batches(chunks, planned, hear)
     return Told(
         engine=f"{openai_whisper.version()} ({loaded.name})", language=language,
         device=loaded.device,

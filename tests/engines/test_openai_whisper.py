@@ -68,7 +68,7 @@ def site(tiny: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def load(model: str, models_dir: bytes = b"", *, offline: bool = True) -> engine.Loaded:
-    return engine.load(model, device="cpu", models_dir=models_dir, offline=offline)
+    return engine.load(engine.locate(model, device="cpu", models_dir=models_dir, offline=offline))
 
 
 def sounds() -> list[NDArray[np.float32]]:
@@ -77,15 +77,16 @@ def sounds() -> list[NDArray[np.float32]]:
 
 
 def test_a_model_is_found_by_path_and_by_name(tiny: Path) -> None:
-    """An absolute path, a path in the models folder and a name all load the same file, once."""
+    """An absolute path, a path in the models folder and a name all mean the same file."""
     folder = os.fsencode(tiny.parent)
-    by_path = load(str(tiny))
-    assert by_path.device == "cpu"
-    assert by_path.name == "small"
-    assert load("small.pt", folder) is by_path
-    assert load("small", folder) is by_path
-    engine.unload()
-    assert load("small", folder) is not by_path
+    ways = [(str(tiny), b""), ("small.pt", folder), ("small", folder)]
+    found = {
+        engine.locate(model, device="cpu", models_dir=models_dir, offline=True)
+        for model, models_dir in ways
+    }
+    (located,) = found
+    assert (located.name, located.device) == ("small", "cpu")
+    assert engine.load(located).dtype == "float32"
 
 
 def test_names_are_looked_for_in_whispers_own_cache(tiny: Path, tmp_path: Path) -> None:
@@ -262,7 +263,6 @@ def test_missing_weights_are_fetched_whole(
     monkeypatch.setitem(whisper._MODELS, "base", f"{address}/{digest}/base.pt")
     assert load("base", room, offline=False).name == "base"
     assert os.listdir(room) == [b"base.pt"]
-    engine.unload()
     load("base", room, offline=False)
     assert len(asked) == 1
 
@@ -299,5 +299,5 @@ def test_a_name_that_nobody_knows_is_refused(room: bytes) -> None:
 def test_a_card_that_is_not_there_is_missed(tiny: Path) -> None:
     """device = cuda without a card fails; auto takes the CPU."""
     with pytest.raises(EngineMissing, match="card"):
-        engine.load(str(tiny), device="cuda", models_dir=b"", offline=True)
-    assert engine.load(str(tiny), device="auto", models_dir=b"", offline=True).device == "cpu"
+        engine.locate(str(tiny), device="cuda", models_dir=b"", offline=True)
+    assert engine.locate(str(tiny), device="auto", models_dir=b"", offline=True).device == "cpu"

@@ -83,7 +83,7 @@ def main() -> None:
     for name in ("orders", "answers", "lanes", "parent"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--device")
-    args = parser.parse_args()
+    args, _rest = parser.parse_known_args()
     worker = FakeWorker(args.answers)
     attempts: dict[int, int] = {}
     worker.say(Hello(pid=os.getpid(), lanes=args.lanes))

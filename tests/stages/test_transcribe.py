@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.contract import Failed, Fault, Finished, Order, StageReport, Usage
+from pipeline.core.contract import Failed, Fault, Finished, Order, StageReport
 from pipeline.core.errors import NoMemory
 from pipeline.core.speech import Segment, Span, Transcript, Word
-from pipeline.engines import openai_whisper
-from pipeline.runner import Bench, run_order
+from pipeline.runner import run_order
 from pipeline.stages.transcribe import in_batches, moved, pack, phrased, spoken_only
+from tests.fakes.bench import bench_for
 from tests.fakes.sounds import write_sound
 from tests.fakes.speech import save_tiny_whisper, speech_order
 
@@ -118,8 +118,7 @@ def test_text_for_silence_is_dropped() -> None:
 
 
 def walk(order: Order) -> Finished | Failed:
-    bench = Bench(say=lambda _message: None, token=threading.Lock(), usage=Usage)
-    return run_order(order, bench, threading.Event())
+    return run_order(order, bench_for(lambda _message: None), threading.Event())
 
 
 def report_of(answer: Finished | Failed, stage: str) -> StageReport:
@@ -204,7 +203,6 @@ def test_whisper_runs_when_its_weights_are_there(room: bytes, tmp_path: Path) ->
     save_tiny_whisper(tmp_path / "models" / "small.pt")
     order = speech_order(room, models=os.fsencode(tmp_path / "models"), language="en", batch=2)
     report = report_of(walk(order), "transcribe")
-    openai_whisper.unload()
     assert report.engine.startswith("openai-whisper 20")
     assert report.engine.endswith("(small)")
     assert report.fallback == ""
