@@ -85,6 +85,8 @@ class Bulletin:
                 restarts=self._crew.restarts,
                 last_exit=self._crew.last_exit,
                 device=desk.settings.gpu.device,
+                card=desk.card,
+                memory=desk.memory,
                 usage=desk.usage,
             ),
             counts={state.value: count for state, count in desk.ledger.counts().items()},

@@ -212,6 +212,7 @@ class Crew:
         if job is not None and job.rung is not Rung.NORMAL:
             self._retire = "it served a job that had to run alone"
         if isinstance(answer, Finished):
+            self._ends.clear()  # it works: what ended it before was a file, not the installation
             self._walk.finished(flight, answer)
             return
         if answer.fault in (Fault.STICKY, Fault.DEVICE):

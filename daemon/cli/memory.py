@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from pipeline.core.faults import find
 
-LINE_LIMIT = 64 * 1024  # bytes kept of a line's beginning, and as many of its end
+LINE_LIMIT = 64 * 1024  # bytes kept of the beginning of a line, and as many of its end
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

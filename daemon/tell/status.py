@@ -5,7 +5,7 @@ Times are wall-clock seconds, sizes bytes, names and paths escaped as by shown()
 """
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -85,7 +85,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     last_exit: str = ""
     device: str = ""
+    card: str = ""  # the card's name, empty without one
     usage: Usage = Usage()
+    memory: dict[str, Any] = {}  # tiers, plan and shelf, as the worker last told
 
 
 class RecentJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,8 +17,9 @@ SPENT = (  # out of GPU memory, out-of-memory, out of VRAM
     r"out[\s-]of[\s-](?:(?:gpu|cuda|device|host|system|video|graphics|main|physical|virtual|heap"
     r"|pinned|v?ram|shared|available)\s)?(?:memory|vram|ram)\b(?!\s(?:lane|cards?|sticks?|slots?)\b)"
 )
-API_CODE = (
-    r"\b(?:cuda|hip)[a-z_]{0,20}(?: (?:runtime|driver|api))? (?:error|failure)(?: code)?[\s:=#(]*"
+API_CODE = (  # CUDA error 700, CUDA failure 700:, cudaError_t(700), cuda runtime error (77)
+    r"\b(?:cuda|hip)[a-z_]{0,20}?(?: (?:runtime|driver|api))?[\s_]?(?:error|failure)"
+    r"(?:_t)?(?: code)?[\s:=#(]{0,6}"
 )
 NO_CODE = r"\b(?!\s?(?:files|times|ms|mib|mb|gib|gb)\b|[.\d])"  # it was another number
 
@@ -136,6 +137,7 @@ DEVICE_LOST = (
             r"|lib_?rm_?version_?mismatch)",
             rf"{API_CODE}(?:46|100|80[234]){NO_CODE}",
             r"(?:vk_error_|error_?|ur_result_error_|dxgi_error_)device_?(?:lost|removed|hung)\b",
+            r"\bnvml[\w ]{0,20}error:? (?:15|16)\b",
             r"\bvk::devicelosterror|gpu device instance has been suspended",
         ),
         LOST,
@@ -197,6 +199,8 @@ DYING = (
         words(
             rf"{_PROBES}[^\n]{{0,200}}(?:cuda|error 2)[^\n]{{0,60}}{SPENT}",
             rf"\b(?:cuda|hip)\b[^\n]{{0,60}}{SPENT}[^\n]{{0,200}}{_PROBES}",
+            rf"{_PROBES}[^\n]{{0,60}}cudaerrormemoryallocation",
+            rf"cuda initialization[^\n]{{0,60}}{SPENT}",
         ),
         AT_START,
     ),

@@ -116,7 +116,8 @@ def _find(text: str, free: int | None, total: int | None, least: int = 1) -> Fin
         rule = _first(rules, text, least)
         if rule:
             return _finding(kind, rule, text)
-    text, passed = _without_passed_over(text)
+    whole = text
+    text, passed = _without_passed_over(whole)
     rule = _first(memory.OUT_OF_MEMORY, text, least)
     if rule:
         return _finding(Kind.RECOVER, rule, text)
@@ -128,7 +129,7 @@ def _find(text: str, free: int | None, total: int | None, least: int = 1) -> Fin
             kind=Kind.RECOVER, library="nvenc", reason=memory.CARD_FULL.reason,
             hint="fewer surfaces, or encode on the CPU",
         )  # fmt: skip
-    return _finding(Kind.NOT_MEMORY, passed, text) if passed else None
+    return _finding(Kind.NOT_MEMORY, passed, whole) if passed else None
 
 
 def _first(rules: Sequence[Rule], text: str, least: int) -> Rule | None:

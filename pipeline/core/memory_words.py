@@ -140,10 +140,12 @@ _BARE = words(
     r"\b(?:memory|heap|vram|swap)(?: space)? (?:is )?exhausted|\bexhausted (?:\w+ )?memory\b",
     r"\bexceed(?:s|ed|ing)? (?:the )?(?:\w+ )?memory limit|memory limit (?:was )?exceeded",
     r"\bexceed(?:s|ed|ing)? (?:the )?(?:available|free|physical|gpu|device|total) memory",
+    r"\breached (?:the )?memory limit|\b(?:gpu memory|device memory|vram) (?:is )?full\b",
+    r"\b(?:does not|doesn't|do not) fit (?:in|into|on) (?:the )?(?:\w+ )?(?:memory|vram|ram)\b",
     r"\bheap limit\b[^\n]{0,40}allocation failed|java heap space",
     r"\b(?:cuda|gpu|host|device|vram|ram|cpu|got an?|hit|hits|caught|ran into|an) oom\b",
     r"\boom (?:error|when|while|trying|during|at|in|on)\b",
-    rf"{LINE_BEGIN}(?:\w+error: )?oom{LINE_END}",
+    rf"(?:^|: )[^\w\n]{{0,5}}oom{LINE_END}",
 )
 
 SHARED_MEMORY = (Rule(_SHARED, SHARED, host=True),)  # before its «no space left» is a full disk's

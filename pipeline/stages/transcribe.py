@@ -109,7 +109,8 @@ def _with_whisper(work: Work, options: TranscribeOptions, spans: Sequence[Span])
         options.model, device=order.device, models_dir=order.models, offline=order.offline,
         turn=lambda: work.beat(None),
     )  # fmt: skip
-    with work.lease(repr(located), lambda: openai_whisper.load(located)) as loaded:
+    name = f"Whisper {located.name} on {located.device} ({located.size} B, {located.mtime_ns})"
+    with work.lease(name, lambda: openai_whisper.load(located)) as loaded:
         return _hear_all(work, options, spans, loaded)
 
 

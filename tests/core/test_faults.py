@@ -1,4 +1,4 @@
-"""Tests of pipeline/core/faults.py: every library's words for no memory, and what only sounds so."""
+"""Tests of pipeline/core/faults.py: each library's words for no memory, and what sounds like it."""
 
 import ast
 import signal
@@ -38,9 +38,7 @@ WRAPPED: dict[str, Callable[[str], str]] = {
     "no-break spaces": lambda text: text.replace(" ", "\u00a0"),
     "Windows lines": lambda text: text.replace("\n", "\r\n") + "\r\n",
     "folded at words": lambda text: "\n".join(textwrap.wrap(text, 37)),
-    "much before and after": lambda text: (
-        "frame= 1 fps=25\n" * 60 + text + "\nexit status 1\n" * 40
-    ),
+    "much before and after": lambda text: "fps=25\n" * 60 + text + "\nexit status 1\n" * 40,
     "repr": lambda text: repr(text)[1:-1].replace("\\\\", "\\"),
     "far behind": lambda text: "size= 1024kB time=00:00:01\n" * 40_000 + text,
 }
@@ -66,7 +64,7 @@ def test_look_alikes_are_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize("text", corpus.REPLACE)
 def test_the_dead_and_the_poisoned_are_replaced(text: str) -> None:
-    """A broken context or a dead process asks for a new worker, though memory may be the reason."""
+    """A broken context or a dead process asks for a new worker, even if memory is the reason."""
     assert classify(text) is Kind.REPLACE_WORKER
 
 
@@ -80,7 +78,7 @@ def test_a_lost_card_is_told_apart(text: str) -> None:
 def test_a_measurement_decides_what_words_can_not(
     text: str, unmeasured: str, full: str, free: str
 ) -> None:
-    """Words that may mean either follow the free memory; without it they get a documented meaning."""
+    """Words that may mean either follow the free memory; unmeasured, they get their usual kind."""
     assert classify(text) == unmeasured
     assert classify(text, free=GIB // 4, total=12 * GIB) == full
     assert classify(text, free=10 * GIB, total=12 * GIB) == free

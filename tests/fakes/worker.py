@@ -1,8 +1,10 @@
 """A worker with the real one's manners and none of its work; what it does, the file's name says.
 
-slow: finishes when cancelled only · mute: never answers, not even that it lives · dies: SIGKILL ·
-exits: status 3 · small: like slow until the file has more than ten bytes · refuses: BAD_INPUT ·
-memory: NO_MEMORY · garbles: no JSON · else: finishes.
+slow: finishes when cancelled only · small: like slow until the file has more than ten bytes ·
+mute: never answers, not even that it lives · dies: SIGKILL · aborts: SIGABRT · exits: status 3 ·
+garbles: no JSON · refuses: BAD_INPUT · passing: TRANSIENT at the first attempt · sticky: STICKY ·
+memory: NO_MEMORY until it may be frugal · starved: NO_MEMORY always · lost: DEVICE unless on the
+CPU · else: finishes. With `once` in the name too, all that only at the first attempt.
 """
 
 import argparse
@@ -48,7 +50,8 @@ class FakeWorker:
 
     def hear(self, order: Order) -> None:
         name = order.name
-        print(f"fake worker got {order.job}")
+        if b"once" in name and order.attempt > 1:
+            name = b""
         self.say(Beat(job=order.job, stage="fake", fraction=0.5, overall=0.5))
         small = b"small" in name and int(order.mark.partition("-")[0]) <= 10
         if b"slow" in name or small:
@@ -59,15 +62,17 @@ class FakeWorker:
         if b"dies" in name:
             sys.stderr.write("last words\n")
             os.kill(os.getpid(), signal.SIGKILL)
+        if b"aborts" in name:
+            os.abort()
         if b"exits" in name:
             os._exit(3)
         if b"garbles" in name:
             os.write(self.answers, b"this is no answer\n")
             return
-        for word, fault in ((b"refuses", Fault.BAD_INPUT), (b"memory", Fault.NO_MEMORY)):
-            if word in name:
-                self.fail(order.job, order.attempt, fault)
-                return
+        fault = fault_of(name, order)
+        if fault is not None:
+            self.fail(order.job, order.attempt, fault)
+            return
         os.makedirs(order.staging, exist_ok=True)
         with open(os.path.join(order.staging, order.stem + b".txt"), "wb") as out:
             out.write(b"done")
@@ -78,6 +83,20 @@ class FakeWorker:
         self.say(Failed(job=job, attempt=attempt, fault=fault, reason=f"as told: {fault}"))
 
 
+def fault_of(name: bytes, order: Order) -> Fault | None:
+    """What the name asks for, if it is a fault that can be told."""
+    passing = Fault.TRANSIENT if order.attempt == 1 else None
+    faults = {
+        b"refuses": Fault.BAD_INPUT,
+        b"passing": passing,
+        b"sticky": Fault.STICKY,
+        b"memory": None if order.frugal else Fault.NO_MEMORY,
+        b"starved": Fault.NO_MEMORY,
+        b"lost": None if order.device == "cpu" else Fault.DEVICE,
+    }
+    return next((fault for word, fault in faults.items() if word in name), None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("orders", "answers", "lanes", "parent"):
@@ -86,7 +105,8 @@ def main() -> None:
     args, _rest = parser.parse_known_args()
     worker = FakeWorker(args.answers)
     attempts: dict[int, int] = {}
-    worker.say(Hello(pid=os.getpid(), lanes=args.lanes))
+    card = "" if args.device == "cpu" else "Fake Card"
+    worker.say(Hello(pid=os.getpid(), lanes=args.lanes, card=card))
     threading.Thread(target=worker.live, daemon=True).start()
     with os.fdopen(args.orders, "rb") as lines:
         for line in lines:
