@@ -225,7 +225,7 @@ class Crew:
         if answer.fault is Fault.DEVICE:
             self.breaker.trip(answer.reason)
         self._blamed[answer.job] = answer.reason
-        self._desk.link.kill()
+        self._end_worker()
 
     def _noted(self, note: Note) -> None:
         """Something about memory: a line in the log, a line in file_monitor."""
@@ -249,7 +249,7 @@ class Crew:
             silent = desk.clock() - self._alive_at > desk.settings.worker.silent_seconds
             if silent:
                 log.error("the worker did not say hello; it is replaced")
-                desk.link.kill()
+                self._end_worker()
             return
         flights = [
             InFlight(job=flight.job, started_at=flight.started_at, step_at=flight.step_at)
@@ -261,7 +261,7 @@ class Crew:
         log.error("the worker is killed: %s", late.reason)
         if late.job is not None:
             self._blamed[late.job] = late.reason
-        desk.link.kill()
+        self._end_worker()
 
     def gone(self, event: Gone) -> None:
         """The worker's process ended, wanted or not."""
@@ -319,10 +319,15 @@ class Crew:
     def _back_in_line(self, job: Job) -> None:
         self._desk.move(job, State.QUEUED, event="handed back", attempt=job.attempt - 1)
 
+    def _end_worker(self) -> None:
+        """Kill it; from now on it gets no order, which would only die with it."""
+        self._ready = False
+        self._desk.link.kill()
+
     def dismiss(self) -> None:
         """End the worker on purpose: nobody is to blame."""
         self._spared = True
-        self._desk.link.kill()
+        self._end_worker()
 
     def state(self) -> str:
         """One word for the status."""

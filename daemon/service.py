@@ -29,6 +29,7 @@ from daemon.tell.notify import Notifier, child_environment
 from daemon.tell.status import Status
 from daemon.values import Job, State
 from daemon.walk import Walk
+from pipeline.core.gauge import Gauge
 
 log = logging.getLogger("penstock")
 
@@ -99,6 +100,7 @@ class Service:
         self._stop_by = float("inf")
         self._dismissed = False
         self._closing = False
+        self._gauge = Gauge(gpu=False)
         self._status_at = 0.0
         self._ready_by = clock() + FIRST_LOOK_S
 
@@ -133,6 +135,7 @@ class Service:
 
     def _open(self, *, control: bool) -> None:
         desk = self.desk
+        self._look_at_memory()
         desk.paused = desk.ledger.recall("paused") == "yes"
         for job in desk.ledger.open_jobs():
             desk.keep(job)
@@ -318,6 +321,7 @@ class Service:
         if now < self._status_at:
             return
         self._status_at = now + self.desk.settings.daemon.status_seconds
+        self._look_at_memory()
         self.bulletin.write()
         self.bulletin.refresh_receipts()
         self._notifier.status(self.bulletin.line())
@@ -325,6 +329,11 @@ class Service:
             self._notifier.watchdog()
         if self._progress:
             self._progress(self.bulletin.compose())
+
+    def _look_at_memory(self) -> None:
+        """While no worker tells, the daemon looks at the host itself."""
+        if self.crew.state() == "off":
+            self.desk.usage = self._gauge.read()
 
     def _watches_turn(self, now: float) -> bool:
         """Whether the scan loops of local watches turn; a hung share must not end the daemon."""

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from daemon import ending
 from daemon.desk import Desk, Flight, about
 from daemon.publish.receipts import drop
@@ -15,7 +13,7 @@ from daemon.publish.steps import staging_of
 from daemon.queue.recover import Facts, at_start
 from daemon.queue.retry import GiveUp, Retry, after_failure
 from daemon.settings import WatchSettings
-from daemon.values import ENDED, Job, State
+from daemon.values import Job, State
 from pipeline.core.contract import Failed, Fault, Finished
 from pipeline.core.errors import NoSpace
 from pipeline.core.text import human_bytes, human_seconds, shown
@@ -356,19 +354,4 @@ class Walk:
             if receipts:
                 drop(job.source, root=job.root)
 
-        def then(_result: Any, _error: Exception | None) -> None:
-            if job.state not in ENDED:
-                self._desk.tell("cleanup", job)
-
-        self._desk.hands.do(job.watch, remove, then)
-
-
-def without(flights: dict[int, Flight], number: int) -> Flight | None:
-    """Take a flight out, if it is there."""
-    return flights.pop(number, None)
-
-
-def job_facts(job: Job) -> dict[str, Any]:
-    """The job as plain JSON values, for `jobs show` and the control socket."""
-    facts: dict[str, Any] = msgspec.to_builtins(job, str_keys=True)
-    return facts
+        self._desk.hands.do(job.watch, remove, lambda _done, _error: None)

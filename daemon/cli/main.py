@@ -21,6 +21,7 @@ COMMANDS = {
     "pause": "control",
     "resume": "control",
     "config": "config",
+    "memory": "memory",
     "doctor": "doctor",
     "demo": "demo",
 }

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from daemon.cli.memory_show import show
 from pipeline.core.faults import find
 
 LINE_LIMIT = 64 * 1024  # bytes kept of the beginning of a line, and as many of its end
@@ -13,9 +14,11 @@ LINE_LIMIT = 64 * 1024  # bytes kept of the beginning of a line, and as many of 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `memory` with its actions."""
-    about = "what is known of memory"
+    about = "the card and the host, tiers, plan, shelf and what was learned of memory"
     parser = commands.add_parser("memory", help=about, description=about)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(run=show)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
     _add_classify(actions)
 
 

@@ -29,8 +29,12 @@ SCAN_SECONDS = 5.0  # between scans where no events wake us
 RETRY_EVENTS = 600.0  # seconds until events are tried again after they could not be had
 LIBRARY_LOG = "watchdog.observers.inotify_c"
 FAREWELL_LOG = "watchdog.observers.inotify"
+FAREWELL = "called when the thread is inactive"  # a read that its own end cut short
 FDINFO = "/proc/self/fdinfo"
 _JOIN = 2.0  # seconds
+
+
+logging.getLogger(FAREWELL_LOG).addFilter(lambda record: FAREWELL not in record.getMessage())
 
 
 class Rung(Hashable, Protocol):
@@ -110,11 +114,8 @@ class Bell:
             self._folders.clear()
             logging.getLogger(LIBRARY_LOG).removeHandler(self._overflow)
         if observer is not None:
-            farewell = logging.getLogger(FAREWELL_LOG)
-            farewell.disabled = True  # the library calls a read that its own end cut short an error
             observer.stop()
             observer.join(_JOIN)
-            farewell.disabled = False
 
     def _started(self) -> "InotifyObserver":
         if self._observer is not None and not _sound(self._observer):

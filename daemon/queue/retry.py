@@ -61,7 +61,8 @@ def _next_rung(job: Job, card: bool) -> Retry | GiveUp:
         return Retry(delay_seconds=0.0, suspect=True, rung=Rung.FRESH)
     if job.rung is Rung.FRESH and card:
         return Retry(delay_seconds=0.0, suspect=True, rung=Rung.CPU)
-    where = "even without the card" if card else "even alone in a fresh worker"
+    without = job.rung is Rung.CPU
+    where = "even without the card" if without else "even alone in a fresh worker"
     return GiveUp(reason_suffix=f"memory did not suffice, {where}")
 
 

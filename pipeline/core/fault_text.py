@@ -5,7 +5,7 @@ Also says when words are only talked about: denied, expected, counted as none, o
 
 import re
 
-LIMIT = 64 * 1024  # characters looked at; of a longer text its head and, above all, its tail
+LIMIT = 24 * 1024  # characters looked at; of a longer text its head and, above all, its tail
 FOLDED_LINES, FOLDED_WIDTH = 30, 20  # at most so many lines, of at least so many characters
 
 _SUFFIXES = (
@@ -15,13 +15,20 @@ _SUFFIXES = (
 )
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b-\u200f\u2060\ufeff]")
-_SAME = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "\r": "\n", "‐": "-", "‑": "-"})
+_SAME = str.maketrans({"\r": "\n", "‐": "-", "‑": "-"})
 _ADDRESS = re.compile(r"\b(?:https?|s3|file)://\S+")
-_QUOTED = re.compile(rf"(?<!\w)([\"'`«<])[^\"'`«»<>\n]{{0,300}}\.(?:{_SUFFIXES})\W{{0,2}}[\"'`»>]")
+_QUOTED = re.compile(
+    "|".join(
+        rf"(?<!\w){begin}[^{end}\n]{{0,300}}\.(?:{_SUFFIXES})[^\w\n{end}]{{0,2}}{end}"
+        for begin, end in ("''", '""', "``", "«»", "<>", "“”", "‘’")
+    )
+)
 _PATH = re.compile(
     rf"(?:^|(?<=[\s\"'=(\[]))[\w.~:-]{{0,100}}[/\\][^\n:\"'<>|]{{0,300}}?\.(?:{_SUFFIXES})\b", re.M
 )
-_FIRST = re.compile(rf"(?:^|(?<=: ))[^\n:\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})(?=\s*:)", re.M)
+_FIRST = re.compile(
+    rf"(?:^|(?<=: )|(?<=[(\['\"]))[^\n:\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})(?=\s*:)", re.M
+)
 _LAST_WORD = re.compile(
     rf"(?:memory|\boom|memoryerror|bad_alloc|killed|lost)[)\]]?\.(?:{_SUFFIXES})\b"
 )
@@ -39,7 +46,7 @@ def plain(text: str) -> str:
     """
     if len(text) > LIMIT:
         text = f"{text[: LIMIT // 4]}\n{text[-3 * LIMIT // 4 :]}"
-    text = _TERMINAL.sub("", text).translate(_SAME).replace("\\n", "\n")
+    text = _TERMINAL.sub("", text).translate(_SAME).replace("\\n", "\n").replace("n’t", "n't")
     text = _INVISIBLE.sub("", text).lower()
     # Single spaces and no empty lines: else a file of nothing but these takes minutes to search.
     text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
@@ -114,7 +121,7 @@ _WENT_WELL = re.compile(r"\b(?:succeeded|recovered|went on|passed|no action need
 _TITLE = re.compile(
     r"(?:\b(?:film|movie|song|album|episode|book|title|titled|called|named|entitled|track|playlist"
     r"|phrase|words?|pattern|string|regex|grep|search\w*|matching|looking for|topic|lecture|talk"
-    r"|recording|video|lyrics|tag)\b[\w\s:=(-]{0,20}[\"'«`]"
+    r"|recording|video|lyrics|tag)\b[\w\s:=(-]{0,20}[\"'«`“‘]"
     r"|\b(?:film|movie|song|album|book|titled|called|named|entitled|said|says)\s+"
     r"|\b(?:title|artist|album|genre|lyrics|transcript|caption|subtitle"
     r"|speaker ?\w*|chapter ?\w*)\s*[:=]\W*"

@@ -8,7 +8,6 @@ import re
 from pipeline.core.fault_words import (
     API_CODE,
     BARE,
-    LINE_BEGIN,
     LINE_END,
     NO_CODE,
     SAID,
@@ -112,7 +111,7 @@ _HOST = words(
 )
 _CARD_SAID = words(
     r"\b(?:cuda|hip|gpu|device|driver|nccl|cudnn|cublas|xpu|mps|npu|metal|vulkan|opencl|vram"
-    rf"|onnx\w*|tensorrt)\b[\w\s:='\"(\[#,.*/<>-]{{0,60}}?\b(?P<at>{SPENT})",
+    rf"|onnx\w*|tensorrt)\b[\w\s:='\"‘“(\[#,.*/<>-]{{0,60}}?\b(?P<at>{SPENT})",
     rf"{_CLASS}(?<!lang\.)(?:out_?of_?|device|gpu|cuda)memoryerror{_CLASS_END}",
     r"(?:gpu|device) \d+ has a total capac[a-z]{0,3}ty of [\d.]+ \w+ of which [\d.]+ \w+ is free",
     r"unable to allocate \w+ buffer",

@@ -62,7 +62,7 @@ def climb(
                 "recovery", f"{stage}: memory ran out ({short.finding.reason}); next: {step.name}",
                 job, stage=stage, step=step.name, library=short.finding.library, number=number,
             )  # fmt: skip
-        outcome = _attempt(memory, stage, step, run)
+        outcome = _attempt(memory, stage, step, run, job)
         if not isinstance(outcome, _Short):
             return outcome
         short = outcome
@@ -75,11 +75,15 @@ def climb(
 
 
 def _attempt(
-    memory: Memory, stage: str, step: Step, run: Callable[[Step, StageWatch], T]
+    memory: Memory,
+    stage: str,
+    step: Step,
+    run: Callable[[Step, StageWatch], T],
+    job: int | None,
 ) -> T | _Short:
     """One run. When memory ran out, everything that the exception held is let go before it ends."""
     failure: BaseException
-    with memory.watching(stage) as watch:
+    with memory.watching(stage, job) as watch:
         try:
             result = run(step, watch)
         except NoMemory as error:

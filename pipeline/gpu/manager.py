@@ -164,7 +164,7 @@ class Memory:
         with self._lock:
             self._files += 1
             self._since_cleanup += 1
-            if self._since_cleanup >= self.settings.cleanup_every and not self._watches:
+            if self._since_cleanup >= self.settings.cleanup_every:
                 self._since_cleanup = 0
                 self.clean("standard")
             return self._why_afresh()
@@ -203,10 +203,10 @@ class Memory:
         return max(0, reading.host_free + (reading.host_own or 0) - HOST_RESERVE)
 
     @contextmanager
-    def watching(self, stage: str) -> Iterator[StageWatch]:
+    def watching(self, stage: str, job: int | None = None) -> Iterator[StageWatch]:
         """Around one run of a stage: its readings, its plan, its peak."""
         with self._lock:
-            watch = StageWatch(stage, self._read(), self._clock())
+            watch = StageWatch(stage, self._read(), self._clock(), job)
             self._watches.add(watch)
         try:
             yield watch
@@ -230,7 +230,8 @@ class Memory:
         )
         batch = max(1, batch)  # one item is always tried; the ladder knows what to do if it fails
         watch.planned(key, features, batch)
-        self.note("plan", f"{watch.stage}: batch {batch} of at most {wanted}", batch=batch)
+        text = f"{watch.stage}: batch {batch} of at most {wanted}"
+        self.note("plan", text, watch.job, stage=watch.stage, batch=batch, wanted=wanted)
         return batch
 
     def verdict(self, watch: StageWatch, order: Order, ran_on: str) -> dict[str, Any]:

