@@ -29,6 +29,7 @@ _PATH = re.compile(
 _FIRST = re.compile(
     rf"(?:^|(?<=: )|(?<=[(\['\"]))[^\n:\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})(?=\s*:)", re.M
 )
+_LAST = re.compile(rf"(?:^|(?<=: ))[^\n:;,()\"'/\\]{{1,200}}?\.(?:{_SUFFIXES})$", re.M)
 _LAST_WORD = re.compile(
     rf"(?:memory|\boom|memoryerror|bad_alloc|killed|lost)[)\]]?\.(?:{_SUFFIXES})\b"
 )
@@ -54,6 +55,7 @@ def plain(text: str) -> str:
     text = _QUOTED.sub(" ", text)
     text = _PATH.sub(_unless_sentence, text)
     text = _FIRST.sub(_unless_sentence, text)
+    text = _LAST.sub(_unless_sentence, text)
     return _without_names_that_end_in_the_words(text)
 
 
@@ -90,7 +92,7 @@ _DENIED = re.compile(
 )
 _CLAUSE = re.compile(r"[:;,.!?(\[{|]|\s[-–—]+\s|\bbecause\b|\bdue to\b|\bas\b|\bsince\b|\bthen\b")
 _TALKED_ABOUT = re.compile(
-    r"\b(?:no|not|never|without|zero|none of|nor|neither|n't|avoid\w*|prevent\w*|protect\w*"
+    r"\b(?:no|not|never|without|zero|none of|nor|neither|nothing|nobody|whether|n't|avoid\w*|prevent\w*|protect\w*"
     r"|against|if|unless|in case of|in the event of|recover\w*|surviv\w*|handles?|handling of"
     r"|simulat\w*|inject\w*|pretend\w*|mock\w*|fake\w*|expects?|expected|ignor\w+|resolv\w+"
     r"|fix(?:es|ed|ing)?|solv\w+|previous\w*|earlier|number of|counts?|counter|how to|about"
@@ -110,7 +112,7 @@ _NOTHING_HAPPENED = re.compile(
     r"|(?:not|never)\s+(?:seen|found|detected|reported|observed|expected)\b"
     r"|(?:count|counter|total)?\s*[:=]\s*(?:0(?![.\dx])(?!\s*(?:b|bytes|[kmgt]i?b|%)\b)|none\b"
     r"|false\b|no\b|never\b)"
-    r"|handled\b|handler\b|handling (?:is|was|test|code|enabled|ok)\b"
+    r"|\?\s*no\b|(?:is|are) recogni[sz]ed\b|handled\b|handler\b|handling (?:is|was|test|code|enabled|ok)\b"
     r"|recovery (?:finished|done|complete\w*|succeeded|works|tests?)\b|resolved\b|avoided\b"
     r"|prevented\b|fixed\b|solved\b|disabled\b|enabled\b|protection\b|guard\b|watchdog\b|policy\b"
     r"|monitor\w*\b|detect(?:ion|or)\b|simulat\w+|tests?\b|recogni[sz]er\b"
@@ -123,8 +125,8 @@ _TITLE = re.compile(
     r"|phrase|words?|pattern|string|regex|grep|search\w*|matching|looking for|topic|lecture|talk"
     r"|recording|video|lyrics|tag)\b[\w\s:=(-]{0,20}[\"'«`“‘]"
     r"|\b(?:film|movie|song|album|book|titled|called|named|entitled|said|says)\s+"
-    r"|\b(?:title|artist|album|genre|lyrics|transcript|caption|subtitle"
-    r"|speaker ?\w*|chapter ?\w*)\s*[:=]\W*"
+    r"|\b(?:title|artist|album|genre)\s*[:=]\W*"
+    r"|\b(?:subtitle|caption|lyrics|transcript|speaker ?\w*|says?|said)\W{1,3}[\"“«][^\n\"]{0,60}"
     r"|-->\s*[\d:.,]+\]?\s[^\n]*|\bspeaker_\d+\W[^\n]*)$"
 )
 _QUIET = re.compile(

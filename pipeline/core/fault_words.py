@@ -21,7 +21,7 @@ API_CODE = (  # CUDA error 700, CUDA failure 700:, cudaError_t(700), cuda runtim
     r"\b(?:cuda|hip)[a-z_]{0,20}?(?: (?:runtime|driver|api))?[\s_]?(?:error|failure)"
     r"(?:_t)?(?: code)?[\s:=#(]{0,6}"
 )
-NO_CODE = r"\b(?!\s?(?:files|times|ms|mib|mb|gib|gb)\b|[.\d])"  # it was another number
+NO_CODE = r"\b(?!\s?(?:files|times|jobs|ms|mib|mb|gib|gb)\b|[.\d])"  # it was another number
 
 
 class Advice(NamedTuple):
@@ -158,11 +158,12 @@ DYING = (
             r"systemd-oomd[^\n]{0,20}: killed",
             r"\bkilled\b[^\n]{0,120}(?:memory pressure|low on memory|memory limit|out of memory)",
             rf"{LINE_BEGIN}killed{LINE_END}|: line \d+: \d+ killed\b",
+            r"^\[\d+\][\s+-]{1,3}\d+ killed\b|was sent sigkill",
             r"is killed by signal: killed",
             r"(?:killed|terminated|died|crashed) (?:by|with|from|on|due to) (?:signal )?"
             r"(?:9\b|sigkill|<signals\.sigkill)",
             rf"signal: (?:killed|9\b)|{LINE_BEGIN}sigkill{LINE_END}",
-            rf"{_ENDED_WITH}(?:137|-9)\b(?!\.\d)",
+            rf"{_ENDED_WITH}(?:137|-9){NO_CODE}",
             r"excessive memory usage causing the operating system",
         ),
         KILLED,
@@ -183,6 +184,7 @@ DYING = (
             r"segmentation fault",
             r"(?<!signal:\s)(?<!signal\s)\bbus error\b",
             rf"\(core dumped\)|\(signal sig(?:abrt|segv|bus)\)|{LINE_BEGIN}aborted{LINE_END}",
+            r"(?:died|killed|terminated) (?:with|by|of|from) <?(?:signals\.|signal )?sig(?:abrt|segv|bus)",
             r"\bsignal: (?:aborted|segmentation|abort trap)",
             r"(?:process|runner|worker) (?:process )?(?:has |was )?(?:been )?"
             r"(?:terminated|died|crashed)\b(?=[^\n]{0,200}(?:memory|cuda|signal|exit status))",
@@ -191,7 +193,7 @@ DYING = (
             r"llvm error: out of memory",
             r"double free or corruption|free\(\): invalid|malloc\(\): |munmap_chunk\(\)",
             r"malloc assertion|corrupted size vs\. prev_size|stack smashing detected",
-            rf"{_ENDED_WITH}(?:134|135|139|-6|-7|-11)\b(?!\.\d)",
+            rf"{_ENDED_WITH}(?:134|135|139|-6|-7|-11){NO_CODE}",
         ),
         DIED,
     ),

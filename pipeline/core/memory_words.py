@@ -74,7 +74,7 @@ _GPU_LIBRARIES = words(
     r"rocblas_status_memory_error|miopenstatusallocfailed",
     rf"(?:cuda|cublas|cudnn) failed with error {SPENT}",
     rf"{API_CODE}2{NO_CODE}",
-    r"available memory of \d+ is smaller than requested",
+    r"available memory of \w+ is smaller than requested",
     r"failed to allocate memory for requested buffer",
     r"cudamalloc\w{0,20} failed",
     r"\b(?:cuda_error_|nv_enc_err_|vk_error_|ur_result_error_|pi_error_|cl_|hiperror_?|error)"
@@ -122,7 +122,7 @@ _CARD_SAID = words(
 _BARE = words(
     SPENT,
     r"\bout_?of_?memory_?(?:error|exception)\b|(?<=:\s)outofmemory\b",
-    r"\bnot enough (?:\w+ )?(?:memory|vram|ram)\b(?! (?:cards?|sticks?|slots?|bandwidth))",
+    r"\bnot enough (?:\w+ ){0,2}(?:memory|vram|ram)\b(?! (?:cards?|sticks?|slots?|bandwidth))",
     r"\binsufficient[\s_](?:\w+ )?(?:memory|vram|ram)\b(?! bandwidth)",
     rf"\b{_REFUSED} (?:be )?{_VERB} (?:[^\n]{{0,80}}?\b{_AMOUNT}|\w{{1,30}}->)",
     rf"\b{_REFUSED} (?:be )?(?:reserve|commit|mmap)\b[^\n]{{0,80}}?\b{_AMOUNT}",
@@ -134,6 +134,8 @@ _BARE = words(
     r"failed to find a free memory block",
     r"\b(?:memory|buffer|tensor|vram|host|device) (?:re)?alloc(?:ation)?s?\b[^.\n]{0,60}\b"
     r"(?:fail(?:ed|ure|s)?|refused|rejected)\b",
+    r"\bno (?:more |free )?memory (?:left|available)\b|\bno more memory\b",
+    rf"\berror allocating (?:[^\n]{{0,40}}?\b{_AMOUNT})",
     r"\bfailed (?:memory|buffer|tensor) allocation|memory allocation still failed",
     r"allocation of (?:size )?[\d.]+ ?\w* failed",
     r"\b(?:memory|heap|vram|swap)(?: space)? (?:is )?exhausted|\bexhausted (?:\w+ )?memory\b",
@@ -159,6 +161,7 @@ OUT_OF_MEMORY = (
     Rule(_BARE, HOST_FULL, host=True, sure=BARE),
 )
 
+# Either may be meant. Little free: memory. Else, and where nothing was measured: as the row says.
 AMBIGUOUS = (
     Rule(
         words(r"\bcudnn_status_\w{0,40}alloc(?:ation)?_failed|\bcudnn_status_not_supported\b"),
@@ -209,7 +212,7 @@ LIBRARIES: tuple[tuple[str, "re.Pattern[str]"], ...] = (
     ),
     (
         "onnxruntime",
-        words(r"onnx|bfc_?arena|available memory of \d+ is|(?:cuda|cublas|cudnn) failure"),
+        words(r"onnx|bfc_?arena|available memory of \w+ is|(?:cuda|cublas|cudnn) failure"),
     ),
     ("ctranslate2", words(r"ctranslate2|(?:cuda|cublas|cudnn) failed with (?:error|status)")),
     ("cublas", words(r"cublas|hipblas|rocblas")),

@@ -189,6 +189,33 @@ def test_without_release_they_stay(shape: Callable[[Stage], None]) -> None:
     assert stage.alive == 0
 
 
+def test_a_released_error_hangs_on_nothing() -> None:
+    """No link to a frame or another error is left: a frame that still runs can not be cleared."""
+
+    class Inner(Exception):
+        pass
+
+    inner = Inner("no memory")
+    alive = weakref.ref(inner)
+    outer = RuntimeError("stage failed")
+    outer.__cause__, outer.__context__ = inner, inner
+    del inner
+    failed: list[RuntimeError] = []
+    try:
+        as_it_is(outer)
+    except RuntimeError as error:
+        failed.append(error)
+    release(outer)
+    left: list[object] = [outer.__traceback__, outer.__cause__, outer.__context__, alive()]
+    assert left == [None] * 4
+
+
+def test_the_interpreter_remembers_nothing() -> None:
+    """What Python keeps as the last unhandled error is forgotten."""
+    run_and_release(Stage().remembered_by_the_interpreter)
+    assert not [name for name in ("last_exc", "last_value", "last_traceback") if hasattr(sys, name)]
+
+
 def test_inside_the_except_they_are_alive() -> None:
     """Cleaning up inside `except` comes too early: the failed call still holds its tensors."""
     stage = Stage()
