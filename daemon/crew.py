@@ -27,6 +27,8 @@ from pipeline.core.contract import (
     Usage,
 )
 from pipeline.core.errors import LinkError
+from pipeline.core.faults import from_exit
+from pipeline.core.host_memory import limits_of, oom_kills
 from pipeline.core.text import fit_name, human_seconds, shown
 
 log = logging.getLogger("penstock.worker")
@@ -45,6 +47,8 @@ class Crew:
         # From its start until the loop has heard of its end: what the process table says in between
         # must not start another one, or that end would be taken for an old one's.
         self._running = False
+        self._limits = limits_of()
+        self._oom_kills: int | None = None  # the kernel's count when the worker was started
         self._ready = False  # the worker said hello
         self._alive_at = 0.0
         self._blamed: dict[int, str] = {}  # killed for this job, and why
@@ -109,6 +113,7 @@ class Crew:
             self._unwanted_end()
             return False
         self._running = True
+        self._oom_kills = oom_kills(self._limits)
         self._alive_at = desk.clock()
         self._device, self._fresh, self._retire = device, True, ""
         desk.tell("worker_started", pid=desk.link.pid, device=device)
@@ -278,13 +283,24 @@ class Crew:
         if desk.draining or (spared and not flights):
             self._hand_back(flights)
             return
+        starved = self._killed_for_memory(event)
         self._unwanted_end()
         log.error("the worker ended: %s%s", self.last_exit, _last_words(event.tail))
         desk.tell("worker_lost", reason=self.last_exit, jobs=[flight.job for flight in flights])
         for flight in flights:
-            self._lost(flight, blamed)
+            self._lost(flight, blamed, Fault.NO_MEMORY if starved else Fault.LOST)
 
-    def _lost(self, flight: Flight, blamed: dict[int, str]) -> None:
+    def _killed_for_memory(self, event: Gone) -> bool:
+        """Whether the kernel ended it because the host's memory ran out."""
+        before, now = self._oom_kills, oom_kills(self._limits)
+        grown = None if before is None or now is None else now - before
+        finding = from_exit(event.status, event.tail, grown)
+        if grown and finding.host:
+            self.last_exit = finding.reason
+            return True
+        return False
+
+    def _lost(self, flight: Flight, blamed: dict[int, str], fault: Fault) -> None:
         job = self._desk.jobs.get(flight.job)
         if flight.ended or job is None:
             gone = Failed(
@@ -296,7 +312,7 @@ class Crew:
         elif blamed:  # it only shared the worker with the one that was killed
             self._desk.attempt(lambda: self._back_in_line(job))
         else:
-            self._walk.failure(job, Fault.LOST, f"the worker ended: {self.last_exit}")
+            self._walk.failure(job, fault, f"the worker ended: {self.last_exit}")
 
     def _unwanted_end(self) -> None:
         now = self._desk.clock()

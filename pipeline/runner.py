@@ -161,7 +161,9 @@ class _Walk:
             work = Work(
                 order=order, options=options, frugal=step.frugal,
                 beat=lambda part: self._beat(part, weight),
-                choose_batch=partial(memory.choose_batch, watch, step.share),
+                choose_batch=partial(
+                    memory.choose_batch, watch, step.share, lambda: self._beat(None, weight)
+                ),
                 lease=memory.shelf.lease,
             )  # fmt: skip
             result = run(work)

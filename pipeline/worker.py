@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -37,6 +38,7 @@ from pipeline.gpu.manager import Memory
 from pipeline.runner import Bench, run_order
 
 ALIVE_EVERY_S = 1.0
+OOM_SCORE = "500"  # of 1000
 _PR_SET_PDEATHSIG = 1
 
 
@@ -143,6 +145,12 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
+def prefer_to_die() -> None:
+    """When the host runs out of memory the kernel is to end the worker, not the daemon."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(OOM_SCORE)
+
+
 def main() -> None:
     """Entry of `python -m pipeline.worker`."""
     parser = argparse.ArgumentParser(prog="pipeline.worker")
@@ -155,6 +163,7 @@ def main() -> None:
     parser.add_argument("--learned", required=True, help="file of learned peaks")
     args = parser.parse_args()
     die_with_parent(args.parent)
+    prefer_to_die()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     memory = MemoryAt(

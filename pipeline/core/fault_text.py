@@ -92,14 +92,15 @@ _DENIED = re.compile(
 )
 _CLAUSE = re.compile(r"[:;,.!?(\[{|]|\s[-–—]+\s|\bbecause\b|\bdue to\b|\bas\b|\bsince\b|\bthen\b")
 _TALKED_ABOUT = re.compile(
-    r"\b(?:no|not|never|without|zero|none of|nor|neither|nothing|nobody|whether|n't|avoid\w*|prevent\w*|protect\w*"
-    r"|against|if|unless|in case of|in the event of|recover\w*|surviv\w*|handles?|handling of"
+    r"\b(?:no|not|never|without|zero|none of|nor|neither|nothing|nobody|whether|n't|avoid\w*"
+    r"|prevent\w*|protect\w*|against|if|unless|in case of|in the event of|recover\w*|surviv\w*"
+    r"|handles?|handling of"
     r"|simulat\w*|inject\w*|pretend\w*|mock\w*|fake\w*|expects?|expected|ignor\w+|resolv\w+"
     r"|fix(?:es|ed|ing)?|solv\w+|previous\w*|earlier|number of|counts?|counter|how to|about"
     r"|what is|detection of|detects|watch\w*|looks? for|looking for|search\w*|grep|guard\w*|sure"
     r"|reduces?|fewer|risk of|chance of|likely to|used to|tests? (?:of|for)|documentation|policy"
-    r"|(?:may|might|could|can|will|would|should)(?: not| later)? (?:run|go|get|cause|lead|result)"
-    r"|(?:that|which|who|whenever|when) (?:runs?|goes|is|are))"
+    r"|(?:may|might|could|can|will|would|should)(?: not| later)?"
+    r" (?:run|go|get|cause|lead|result)|(?:that|which|who|whenever|when) (?:runs?|goes|is|are))"
     r"\b[^:;,]{0,60}$"
 )
 _DEVICE_ZERO = re.compile(
@@ -112,7 +113,8 @@ _NOTHING_HAPPENED = re.compile(
     r"|(?:not|never)\s+(?:seen|found|detected|reported|observed|expected)\b"
     r"|(?:count|counter|total)?\s*[:=]\s*(?:0(?![.\dx])(?!\s*(?:b|bytes|[kmgt]i?b|%)\b)|none\b"
     r"|false\b|no\b|never\b)"
-    r"|\?\s*no\b|(?:is|are) recogni[sz]ed\b|handled\b|handler\b|handling (?:is|was|test|code|enabled|ok)\b"
+    r"|\?\s*no\b|(?:is|are) recogni[sz]ed\b|handled\b|handler\b"
+    r"|handling (?:is|was|test|code|enabled|ok)\b"
     r"|recovery (?:finished|done|complete\w*|succeeded|works|tests?)\b|resolved\b|avoided\b"
     r"|prevented\b|fixed\b|solved\b|disabled\b|enabled\b|protection\b|guard\b|watchdog\b|policy\b"
     r"|monitor\w*\b|detect(?:ion|or)\b|simulat\w+|tests?\b|recogni[sz]er\b"

@@ -21,7 +21,7 @@ API_CODE = (  # CUDA error 700, CUDA failure 700:, cudaError_t(700), cuda runtim
     r"\b(?:cuda|hip)[a-z_]{0,20}?(?: (?:runtime|driver|api))?[\s_]?(?:error|failure)"
     r"(?:_t)?(?: code)?[\s:=#(]{0,6}"
 )
-NO_CODE = r"\b(?!\s?(?:files|times|jobs|ms|mib|mb|gib|gb)\b|[.\d])"  # it was another number
+NO_CODE = r"\b(?!\.?\d|\s?(?:files|times|jobs|ms|mib|mb|gib|gb)\b)"  # it was another number
 
 
 class Advice(NamedTuple):
@@ -184,7 +184,8 @@ DYING = (
             r"segmentation fault",
             r"(?<!signal:\s)(?<!signal\s)\bbus error\b",
             rf"\(core dumped\)|\(signal sig(?:abrt|segv|bus)\)|{LINE_BEGIN}aborted{LINE_END}",
-            r"(?:died|killed|terminated) (?:with|by|of|from) <?(?:signals\.|signal )?sig(?:abrt|segv|bus)",
+            r"(?:died|killed|terminated) (?:with|by|of|from) <?(?:signals\.|signal )?"
+            r"sig(?:abrt|segv|bus)",
             r"\bsignal: (?:aborted|segmentation|abort trap)",
             r"(?:process|runner|worker) (?:process )?(?:has |was )?(?:been )?"
             r"(?:terminated|died|crashed)\b(?=[^\n]{0,200}(?:memory|cuda|signal|exit status))",

@@ -149,6 +149,17 @@ def stalled(limits: list[MemoryLimit], proc: str = "/proc") -> float | None:
     return None
 
 
+def oom_kills(limits: list[MemoryLimit]) -> int | None:
+    """How often the kernel has killed for want of memory in our cgroup; None if nobody counts."""
+    for limit in limits:
+        for name in ("memory.events", "memory.oom_control"):
+            text = read_text(f"{limit.folder}/{name}")
+            match = re.search(r"^oom_kill (\d+)$", text or "", re.MULTILINE)
+            if match:
+                return int(match[1])
+    return None
+
+
 def read_text(path: str) -> str | None:
     """A small kernel file, or None if it is not there, not ours to read, or no text."""
     try:

@@ -18,7 +18,7 @@ from pipeline.core.reading import Reading
 from pipeline.core.stage import Load
 from pipeline.gpu import cleanup, lines
 from pipeline.gpu.history import History
-from pipeline.gpu.plan import Planner
+from pipeline.gpu.plan import Cpu, Evict, Fit, FitBatch, Need, Never, Planner, Room, Wait
 from pipeline.gpu.pressure import (
     HOST_LIMITS,
     Action,
@@ -214,25 +214,65 @@ class Memory:
             with self._lock:
                 watch.add(self._read())
                 self._watches.discard(watch)
+            for lease in watch.leases:
+                lease.release()
 
-    def choose_batch(self, watch: StageWatch, part: float, wanted: int, load: Load) -> int:
-        """How many items a stage takes at once; `part` is the share that the ladder leaves it."""
-        device = "cpu" if load.device == "cpu" else self.gauge.gpu_name() or load.device
+    def choose_batch(
+        self, watch: StageWatch, part: float, beat: Callable[[], None], wanted: int, load: Load
+    ) -> int:
+        """How many items a stage takes at once, their memory reserved until the stage ends.
+
+        `part` is the share that the ladder leaves it. NoMemory if no room can be had in time.
+        """
+        card = load.device != "cpu"
+        device = (self.gauge.gpu_name() or load.device) if card else "cpu"
         # With every saving it is another load: what ran out without them says nothing about it.
         model = load.model if part else f"{load.model} (frugal)"
         key = Key(
             stage=watch.stage, model=model, dtype=load.dtype, device=device, versions=load.versions
         )
         features = Features(seconds=load.seconds)
-        most = max(1, int(wanted * part))
+        most = self._card.batch(max(1, int(wanted * part)))
+        first = min(most, self.profile.whisper_batch)
         batch = self.planner.choose_batch(
-            key, features, wanted=most, most=most, capacity_left=self.room(load.device)
+            key, features, wanted=first, most=most, capacity_left=self.room(load.device)
         )
         batch = max(1, batch)  # one item is always tried; the ladder knows what to do if it fails
+        self._reserve_for(watch, self.planner.bound(key, features, batch) or 0, card, beat)
         watch.planned(key, features, batch)
         text = f"{watch.stage}: batch {batch} of at most {wanted}"
         self.note("plan", text, watch.job, stage=watch.stage, batch=batch, wanted=wanted)
         return batch
+
+    def _reserve_for(
+        self, watch: StageWatch, required: int, card: bool, beat: Callable[[], None]
+    ) -> None:
+        """Promise the bytes to this run; make room or wait for it where they are not there."""
+        until: float | None = None
+        while True:
+            reading = self._read()
+            if not card:
+                reading = msgspec.structs.replace(
+                    reading, own=reading.host_own, free=reading.host_free, total=reading.host_total
+                )
+            need = Need(fixed=max(0, required - (reading.own or 0)), what=watch.stage, until=until)
+            room = Room(
+                reading=reading, capacity=self.room("cuda" if card else "cpu"),
+                ceiling=self._budget if card else None, idle=self.shelf.idle(),
+            )  # fmt: skip
+            match self.planner.reserve(need, room):
+                case Fit(lease) | FitBatch(_, lease):
+                    watch.leases.append(lease)
+                    return
+                case Evict(names):
+                    self.shelf.evict_named(names)
+                    self.clean("standard")
+                case Wait(end):
+                    until = end
+                    beat()
+                    self._sleep(WAIT_S)
+                case Cpu(why) | Never(why):
+                    raise NoMemory(why, "drop a shorter file, or give this machine more memory")
 
     def verdict(self, watch: StageWatch, order: Order, ran_on: str) -> dict[str, Any]:
         """Whether a stage of the card's lane really used the card; loud if it did not."""

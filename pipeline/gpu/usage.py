@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from pipeline.core.reading import Reading
+from pipeline.gpu.plan import Lease
 from pipeline.gpu.values import Features, Key, Observation
 from pipeline.gpu.verdict import Counters
 
@@ -19,6 +20,7 @@ class StageWatch:
         self.key: Key | None = None
         self.features = Features()
         self.batch = 0
+        self.leases: list[Lease] = []  # given back when the stage ends
         self.readings = [first]
         self._begun = now
         self._allocations = torch_allocations()

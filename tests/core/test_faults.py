@@ -49,25 +49,25 @@ def test_the_corpus_is_large() -> None:
     assert len(set(corpus.LOOK_ALIKES)) >= 60
 
 
-@pytest.mark.parametrize("text", MEMORY)
+@pytest.mark.parametrize("text", [*MEMORY, *corpus.MORE_FULL])
 def test_no_memory_is_recognised(text: str) -> None:
     """Each library's words for no memory ask for a recovery in this process."""
     assert classify(text) is Kind.RECOVER
 
 
-@pytest.mark.parametrize("text", corpus.LOOK_ALIKES)
+@pytest.mark.parametrize("text", [*corpus.LOOK_ALIKES, *corpus.MORE_LOOK_ALIKES])
 def test_look_alikes_are_left_alone(text: str) -> None:
     """What only sounds like memory is not taken for it."""
     assert classify(text) is Kind.NOT_MEMORY
 
 
-@pytest.mark.parametrize("text", corpus.REPLACE)
+@pytest.mark.parametrize("text", [*corpus.REPLACE, *corpus.MORE_REPLACE])
 def test_the_dead_and_the_poisoned_are_replaced(text: str) -> None:
     """A broken context or a dead process asks for a new worker, even if memory is the reason."""
     assert classify(text) is Kind.REPLACE_WORKER
 
 
-@pytest.mark.parametrize("text", corpus.LOST)
+@pytest.mark.parametrize("text", [*corpus.LOST, *corpus.MORE_LOST])
 def test_a_lost_card_is_told_apart(text: str) -> None:
     """A card that nobody can use is neither full nor this worker's fault."""
     assert classify(text) is Kind.DEVICE_LOST

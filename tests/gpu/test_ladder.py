@@ -131,7 +131,7 @@ def test_a_batch_that_ran_out_is_never_planned_again(house: House) -> None:
     batches: list[int] = []
 
     def run(step: Step, watch: StageWatch) -> int:
-        batch = house.memory.choose_batch(watch, step.share, 8, load)
+        batch = house.memory.choose_batch(watch, step.share, lambda: None, 8, load)
         batches.append(batch)
         blocks = [house.card.allocate(2 * GB) for _item in range(batch)]
         house.memory.sample()
