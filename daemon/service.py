@@ -102,6 +102,7 @@ class Service:
         self._closing = False
         self._gauge = Gauge(gpu=False)
         self._status_at = 0.0
+        self._watchdog_at = 0.0 if self._notifier.watchdog_seconds else float("inf")
         self._ready_by = clock() + FIRST_LOOK_S
 
     # --- from other threads
@@ -123,7 +124,8 @@ class Service:
     def run(self, *, until_idle: bool = False, control: bool = True) -> int:
         """Watch and work until stopped (or until nothing is left to do).
 
-        Returns the exit status: 0, or 1 if any file failed meanwhile.
+        Returns the exit status: 0, or 1 if all was to be done and a file failed. A daemon that is
+        stopped has not failed, whatever became of single files.
         """
         try:
             self._open(control=control)
@@ -131,7 +133,7 @@ class Service:
                 self._turn()
         finally:
             self._close()
-        return 1 if self.walk.failures else 0
+        return 1 if until_idle and self.walk.failures else 0
 
     def _open(self, *, control: bool) -> None:
         desk = self.desk
@@ -162,6 +164,7 @@ class Service:
         self.bulletin.state = "stopped"
         self.bulletin.write()
         desk.ledger.close()
+        self._notifier.close()
 
     def _turn(self) -> None:
         """Wait for the next event or timer; handle what is there; then decide."""
@@ -189,6 +192,7 @@ class Service:
     def _next_wake(self) -> float:
         moments = [
             self._status_at,
+            self._watchdog_at,
             self.desk.next_timer(),
             self.arrivals.next_probe(),
             self.crew.next_start(),
@@ -318,6 +322,10 @@ class Service:
             self._notifier.ready(self.bulletin.line())
             log.info("ready: %d watches, %d open jobs", len(self.desk.rooms), len(self.desk.jobs))
             self._status_at = now
+        if now >= self._watchdog_at and self._notifier.watchdog_seconds:
+            self._watchdog_at = now + self._notifier.watchdog_seconds / 3
+            if self._watches_turn(now):
+                self._notifier.watchdog()
         if now < self._status_at:
             return
         self._status_at = now + self.desk.settings.daemon.status_seconds
@@ -325,8 +333,6 @@ class Service:
         self.bulletin.write()
         self.bulletin.refresh_receipts()
         self._notifier.status(self.bulletin.line())
-        if self._notifier.watchdog_seconds and self._watches_turn(now):
-            self._notifier.watchdog()
         if self._progress:
             self._progress(self.bulletin.compose())
 

@@ -36,10 +36,11 @@ class Card:
     `gaps` says in plain words what the driver refused at the last look: {"free memory": "…"}.
     """
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
+    def __init__(self, nvml: Any, handle: Any, space: str | None = None) -> None:
+        """`space` is the namespace of our process numbers; None finds it out."""
         self._nvml = nvml
         self._handle = handle
-        self._space = "" if under_wsl() else own_space()
+        self._space = space if space is not None else "" if under_wsl() else own_space()
         self._seen = 0  # the driver's stamp of the newest sample of use, in microseconds
         self._codes: dict[str, int | None] = {}
         self.gaps: dict[str, str] = {}

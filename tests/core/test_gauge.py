@@ -30,7 +30,9 @@ from pipeline.core.reading import Reading
 from tests.fakes.card import GIB, MIB, FakeCard
 
 BIG = 50_000_000
-HOLDS_MEMORY = "import sys; held = bytearray(b'x') * int(sys.argv[1]); print(); sys.stdin.read()"
+HOLDS_MEMORY = (
+    "import sys; held = bytearray(b'x') * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
+)
 
 
 class NvmlError(Exception):
@@ -160,6 +162,7 @@ def test_a_card_says_what_it_knows() -> None:
             nvmlDeviceGetComputeRunningProcesses=[holds(os.getpid(), 5), holds(1, 9)],
         ),
         None,
+        HOST_SPACE,
     )
     assert (card.name(), card.driver()) == ("NVIDIA H200", "580.95.05")
     assert (card.free(), card.utilisation()) == (7, 93)
@@ -168,7 +171,7 @@ def test_a_card_says_what_it_knows() -> None:
 
 def test_a_card_that_says_nothing_leaves_gaps() -> None:
     """A driver that supports nothing makes every figure unknown and raises nothing."""
-    card = Card(SmallNvml(), None)
+    card = Card(SmallNvml(), None, HOST_SPACE)
     answers = (card.name(), card.driver(), card.free(), card.utilisation(), card.used_by({1}))
     assert answers == (None,) * 5
 
@@ -374,7 +377,7 @@ def test_without_processes_our_share_is_estimated() -> None:
 def test_the_hosts_numbers_in_a_container_are_not_zero_use() -> None:
     """A list of other numbers does not make our share 0: it is estimated."""
     card = FakeCard(12 * GIB)
-    fake = Card(card.nvml(), "the card")
+    fake = Card(card.nvml(), "the card", HOST_SPACE)
     fake._space = "pid:[4026532001]"
     gauge = Gauge(gpu=True, card=fake)
     card.pid = 2**22 + 5
@@ -398,6 +401,7 @@ def test_a_process_without_a_figure_is_estimated() -> None:
             nvmlDeviceGetComputeRunningProcesses=[holds(os.getpid(), None)],
         ),
         None,
+        HOST_SPACE,
     )
     look = card.look({os.getpid()})
     assert look.own is None
@@ -452,6 +456,7 @@ def test_nonsense_and_silence_about_use() -> None:
             ],
         ),
         None,
+        HOST_SPACE,
     )
     assert card.look({os.getpid()}).own_percent in (40, None if under_wsl() else 40)
     quiet = FakeCard(GIB)
@@ -515,7 +520,10 @@ def test_a_card_can_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gauge = card.gauge()
     assert gauge.look_again() == ""
     card.refuse["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
-    found: list[tuple[Card | None, str]] = [(Card(card.nvml(), 0), ""), (None, "not yet")]
+    found: list[tuple[Card | None, str]] = [
+        (Card(card.nvml(), 0, HOST_SPACE), ""),
+        (None, "not yet"),
+    ]
     monkeypatch.setattr("pipeline.core.gauge.open_card", found.pop)
     assert gauge.look_again() == "not yet"
     assert gauge.reading(0.0).total is None
@@ -530,7 +538,7 @@ def test_a_screen_needs_room() -> None:
     bare = card.gauge().reserve()
     card.refuse["nvmlDeviceGetDisplayActive"] = pynvml.NVML_ERROR_NO_PERMISSION
     assert card.gauge().reserve() == bare
-    lit = Card(SmallNvml(nvmlDeviceGetDisplayActive=1), None)
+    lit = Card(SmallNvml(nvmlDeviceGetDisplayActive=1), None, HOST_SPACE)
     assert Gauge(gpu=True, card=lit).reserve() == 1_500_000_000
 
 

@@ -23,6 +23,7 @@ import pynvml
 from torch import OutOfMemoryError
 
 from pipeline.core.card import Card
+from pipeline.core.processes import HOST_SPACE
 from pipeline.core.gauge import Gauge
 from pipeline.core.reading import Reading
 
@@ -164,7 +165,7 @@ class FakeCard:
 
     def gauge(self) -> Gauge:
         """A real gauge on this card."""
-        return Gauge(gpu=True, card=Card(self.nvml(), "the card"))
+        return Gauge(gpu=True, card=Card(self.nvml(), "the card", HOST_SPACE))
 
     def nvml(self) -> Any:
         """A stand-in for the module pynvml that answers from this card, with its real errors."""

@@ -129,9 +129,16 @@ def seconds_until_free(card: Card, wanted: int, bound: float) -> float | None:
     return None
 
 
+def machine(torch: Any) -> str:
+    """The card and the software, for the head of a table."""
+    name = torch.cuda.get_device_name(0)
+    return f"{name}, driver {the_card().driver()}, torch {torch.__version__}"
+
+
 def tidy(torch: Any) -> None:
     """Nothing of an earlier test stays on the card but the context."""
     gc.collect()
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
