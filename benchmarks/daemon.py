@@ -75,8 +75,13 @@ class House:
         self.process.wait(60)
 
     def events(self) -> list[dict[str, object]]:
+        return self.events_of(self.room)
+
+    @staticmethod
+    def events_of(room: Path) -> list[dict[str, object]]:
+        """Every line of a room's file_monitor log, oldest first."""
         lines: list[dict[str, object]] = []
-        for path in sorted((self.room / "logs").glob("file_monitor.jsonl*"), reverse=True):
+        for path in sorted((room / "logs").glob("file_monitor.jsonl*"), reverse=True):
             lines += [json.loads(line) for line in path.read_text().splitlines()]
         return lines
 

@@ -102,22 +102,30 @@ class Crew:
             if not desk.flights:
                 self.dismiss()
             return False
-        wait = self._start_at - desk.clock()
-        if wait > 0:
-            return False
+        self._start(device)
+        return False  # orders go out once it has said hello
+
+    def warm(self) -> None:
+        """Start a worker before the first order: a file is on its way."""
+        if not self._running:
+            self._start("cpu" if self.breaker.open else self._desk.settings.gpu.device)
+
+    def _start(self, device: str) -> None:
+        desk = self._desk
+        if self._start_at > desk.clock():
+            return
         try:
             desk.link.start(device)
         except LinkError as error:
             desk.problems["worker"] = str(error)
             log.error("%s", error)
             self._unwanted_end()
-            return False
+            return
         self._running = True
         self._oom_kills = oom_kills(self._limits)
         self._alive_at = desk.clock()
         self._device, self._fresh, self._retire = device, True, ""
         desk.tell("worker_started", pid=desk.link.pid, device=device)
-        return False  # orders go out once it has said hello
 
     def _device_for(self, job: Job) -> str:
         on_cpu = job.rung is Rung.CPU or self.breaker.open

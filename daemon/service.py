@@ -259,6 +259,8 @@ class Service:
             self.bulletin.held = ""
             desk.attempt(self.arrivals.admit)
         if not isinstance(claiming(facts), Hold):
+            if self.arrivals.trackers:
+                self.crew.warm()
             desk.attempt(self.crew.claim)
 
     def _facts(self) -> Facts:

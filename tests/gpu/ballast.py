@@ -6,6 +6,7 @@ memory can hang a card.
 """
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
@@ -74,13 +75,14 @@ class Ballast:
         assert self._process.stdout
         try:
             line = self._process.stdout.readline()
-            if not line:
-                raise RuntimeError("the ballast ended before it lay; its stderr says why")
-            self.ready = msgspec.json.decode(line, type=Ready)
-            self._process.wait()  # what we started: it detached long ago
+            self._process.wait()  # what we started: the ballast detached long ago
         except BaseException:
             self._end()
             raise
+        if not line:
+            self._end()
+            raise RuntimeError("the ballast ended before it lay; its stderr says why")
+        self.ready = msgspec.json.decode(line, type=Ready)
         return self
 
     def __exit__(
@@ -117,14 +119,13 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     signal.alarm(args.seconds)  # its default is to end the process
-    import torch
-
     from pipeline.core.card import open_card
 
+    torch = importlib.import_module("torch")
     card, why = open_card()
     if card is None:
         raise SystemExit(why)
-    torch.cuda.init()
+    torch.empty(1, device="cuda")  # the context takes its part before the filling is measured
     blocks = fill(torch, card, args.free)
     ready = Ready(free=card.free() or 0, held=sum(block.nbytes for block in blocks))
     sys.stdout.buffer.write(msgspec.json.encode(ready) + b"\n")
