@@ -130,7 +130,7 @@ def moment(event: dict[str, object]) -> float:
 def latency(room: Path) -> None:
     folder = room / "latency"
     folder.mkdir()
-    house = House(folder, settle=0.2)
+    house = House(folder, settle=1.0)
     house.start()
     for number in range(21):
         (folder / "in" / f"{number}.txt").write_text("drop")

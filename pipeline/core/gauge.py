@@ -133,7 +133,10 @@ def with_own(told: Reading, own: int | None, baseline: int | None) -> Reading:
     if baseline is not None and told.free is not None:
         fallen = max(0, baseline - told.free)
     known = [size for size in (own, told.reserved, fallen) if size is not None]
-    return _changed(told, own=max(known), own_estimated=True) if known else told
+    if not known:
+        return told
+    # That we are not on such a list says nothing.
+    return _changed(told, own=max(known), own_estimated=True, listed=told.listed or None)
 
 
 def one_budget(told: Reading, own: int | None) -> Reading:

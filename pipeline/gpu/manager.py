@@ -92,8 +92,9 @@ class Memory:
             for watch in self._watches:
                 watch.add(reading)
             now = self._clock()
-            card = self._stepped("GPU", share(reading, self._budget, self._reserve()), now)
-            host = self._stepped("host", host_share(reading), now)
+            card_share, its_share = self._shares()
+            card = self._stepped("GPU", card_share, now)
+            host = self._stepped("host", its_share, now)
         for action in (card, host):
             if action in (Action.RECYCLE, Action.CPU):
                 self._overdue = True
@@ -295,8 +296,7 @@ class Memory:
 
     def learn(self, watch: StageWatch, *, oom: bool = False) -> None:
         """Keep what a planned run took (or that it ran out), on disk before anything follows."""
-        if oom:
-            watch.add(self._read())  # what there was when it ran out, not when it was let in
+        watch.add(self._read())  # as it is now: a short stage may end between two samples
         run = watch.observation(self._clock(), oom=oom)
         if watch.key is not None and run is not None:
             self.planner.observe(watch.key, run)
@@ -327,8 +327,20 @@ class Memory:
             }
 
     def _shares(self) -> tuple[float | None, float | None]:
-        card = share(self._reading, self._budget, self._reserve())
-        return card, host_share(self._reading)
+        """Pressure of card and host, 0 to 1, without what a running stage was promised.
+
+        A plan may fill the card; only what nobody planned for is pressure.
+        """
+        reading, promised = self._reading, self.planner.reserved
+        card = share(reading, self._budget, self._reserve())
+        room = self.capacity()
+        if card is not None and room and reading.own is not None:
+            return min(card, max(0, reading.own - promised) / room), host_share(reading)
+        host = host_share(reading)
+        if host is not None and reading.host_own is not None and reading.host_free is not None:
+            whole = reading.host_own + reading.host_free
+            host = min(host, max(0, reading.host_own - promised) / max(1, whole))
+        return card, host
 
 
 def limits_of(settings: MemorySettings) -> tuple[Limits, Limits]:

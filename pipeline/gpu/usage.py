@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.core.reading import Reading
 from pipeline.gpu.plan import Lease
+from pipeline.gpu.recycle import outside
 from pipeline.gpu.values import Features, Key, Observation
 from pipeline.gpu.verdict import Counters
 
@@ -44,7 +45,9 @@ class StageWatch:
             return _highest([reading.host_own for reading in self.readings])
         seen = _highest([reading.own for reading in self.readings])
         told = torch_peak()
-        known = [size for size in (seen, told) if size]
+        # The framework saw its own peak, but not the context and other libraries beside it.
+        beside = _highest([outside(reading) for reading in self.readings])
+        known = [size for size in (seen, told + max(0, beside or 0) if told else None) if size]
         return max(known, default=None)
 
     def observation(self, now: float, *, oom: bool) -> Observation | None:

@@ -23,8 +23,8 @@ import pynvml
 from torch import OutOfMemoryError
 
 from pipeline.core.card import Card
-from pipeline.core.processes import HOST_SPACE
 from pipeline.core.gauge import Gauge
+from pipeline.core.processes import HOST_SPACE
 from pipeline.core.reading import Reading
 
 MIB = 1 << 20

@@ -15,6 +15,7 @@ from pipeline.core.stage import Load
 from pipeline.gpu.history import History
 from pipeline.gpu.ladder import Step, climb, steps
 from pipeline.gpu.manager import Memory
+from pipeline.gpu.plan import Fit, Need, Room
 from pipeline.gpu.usage import StageWatch
 from tests.fakes.card import FakeCard
 
@@ -157,6 +158,24 @@ def test_a_worker_asks_to_be_replaced_after_its_share_of_files(tmp_path: Path) -
     """After the configured number of files there is a reason to begin afresh."""
     memory = House(tmp_path, recycle_files=3).memory
     assert [bool(memory.after_file()) for _file in range(3)] == [False, False, True]
+
+
+def test_what_was_planned_is_no_pressure(house: House) -> None:
+    """A stage that fills the card by plan raises no tier; the same memory unplanned does."""
+    need = Need(fixed=9 * GB, what="planned")
+    answer = house.memory.planner.reserve(
+        need, Room(reading=house.memory.last_reading, capacity=house.memory.capacity())
+    )
+    assert isinstance(answer, Fit)
+    with answer.lease:
+        blocks = [house.card.allocate(9 * GB)]
+        for _second in range(20):
+            house.pass_time(1.0)
+        assert "tier" not in house.events()
+    for _second in range(20):
+        house.pass_time(1.0)
+    assert "tier" in house.events()
+    assert blocks
 
 
 def test_waiting_for_room_has_an_end(house: House) -> None:

@@ -174,10 +174,6 @@ class Trial:
         held += [block(self.torch, self.each) for _item in range(batch)]
         held[-1][: 4 * MIB].fill_(1)
         self.torch.cuda.synchronize()
-        # The worker's sampler looks every second; a trial is over sooner.
-        allocated, reserved = torch_figures()
-        now = time.monotonic()
-        watch.add(self.memory.gauge.reading(now, allocated=allocated, reserved=reserved))
         return batch
 
 
