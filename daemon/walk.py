@@ -96,7 +96,7 @@ class Walk:
     def failure(self, job: Job, fault: Fault, reason: str, hint: str = "") -> None:
         """Decide what follows from a failed attempt: another one, or the failed folder."""
         if fault in (Fault.LOST, Fault.TIMEOUT, Fault.STICKY):
-            job = self._desk.update(job, event=f"worker ended: {reason}", kills=job.kills + 1)
+            job = self._desk.update(job, event="the worker was lost on it", kills=job.kills + 1)
         verdict = after_failure(job, fault, self._desk.settings.queue, card=bool(self._desk.card))
         if isinstance(verdict, Retry):
             self._retry(job, verdict, fault, reason, hint)
@@ -114,8 +114,8 @@ class Walk:
 
         def requeue() -> None:
             moved = self._desk.move(
-                job, State.QUEUED, event=reason, attempt=attempt, rung=rung, fault=fault,
-                reason=reason, hint=hint,
+                job, State.QUEUED, event="waits for another attempt", attempt=attempt,
+                rung=rung, fault=fault, reason=reason, hint=hint,
             )  # fmt: skip
             self._desk.tell(
                 "retried", moved, reason=reason, seconds=verdict.delay_seconds, rung=rung.name
@@ -128,7 +128,9 @@ class Walk:
         text = f"{reason} ({verdict.reason_suffix})" if verdict.reason_suffix else reason
 
         def failing() -> None:
-            self._desk.move(job, State.FAILING, event=text, fault=fault, reason=text, hint=hint)
+            self._desk.move(
+                job, State.FAILING, event="gives up", fault=fault, reason=text, hint=hint
+            )
             self.step(job.id)
 
         self._desk.attempt(failing)

@@ -166,6 +166,8 @@ def main() -> None:
     prefer_to_die()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # A cleanup is told as a note, with its facts; its own line would only repeat that.
+    logging.getLogger("penstock.memory.cleanup").setLevel(logging.WARNING)
     memory = MemoryAt(
         msgspec.json.decode(args.memory, type=MemorySettings), os.fsencode(args.learned)
     )

@@ -19,7 +19,7 @@ import msgspec
 from pipeline.core.text import shown
 from pipeline.gpu.lines import freed_line
 
-log = logging.getLogger("penstock.memory")
+log = logging.getLogger("penstock.memory.cleanup")
 
 PASSES = 5  # of an emergency, at most
 Step = tuple[str, Callable[[], object]]

@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.core.contract import Note, Order
 from pipeline.core.errors import NoMemory
+from pipeline.core.faults import Kind, classify
 from pipeline.core.gauge import Gauge
 from pipeline.core.memory_settings import MemorySettings
 from pipeline.core.reading import Reading
@@ -80,6 +81,7 @@ class Memory:
         self._floors: list[int] = []
         self._residents: list[int] = []
         self._outside_at_start: int | None = None
+        self._sticky = ""  # an error after which this process can not use the card
         self._overdue = False  # pressure outlasted its deadline: only a fresh worker helps
         self._sleep = sleep
 
@@ -155,6 +157,9 @@ class Memory:
             "emergency": cleanup.emergency,
         }[level]
         cleaned = work(self._tools, during_stage=during)
+        for text in cleaned.failed:
+            if classify(text) in (Kind.REPLACE_WORKER, Kind.DEVICE_LOST):
+                self._sticky = text
         self.note(
             "cleanup", f"{lines.freed_line(cleaned.freed)} ({level})", level=level,
             freed=cleaned.freed, steps=list(cleaned.steps), seconds=round(cleaned.seconds, 3),
@@ -184,6 +189,7 @@ class Memory:
             outside_at_start=self._outside_at_start, outside=outside(reading),
             floors=tuple(self._floors), residents=tuple(self._residents),
             host_limit=reading.host_total, surviving=tuple(self.shelf.survivors()),
+            sticky=self._sticky,
         )  # fmt: skip
         limits = RecycleLimits(files=self.settings.recycle_files, hours=self.settings.recycle_hours)
         return reason_to_recycle(life, limits)
