@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import queue
 import shutil
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +15,9 @@ import pytest
 from pipeline.core.contract import Beat, Failed, Fault, Finished, FromWorker, Order
 from pipeline.runner import run_order
 from tests.fakes.bench import bench_for
+from tests.fakes.sounds import tone, write_sound
+
+WAIT_S = 30.0
 
 
 class Ear:
@@ -21,11 +27,13 @@ class Ear:
         self.said: list[FromWorker] = []
         self.cancelled = threading.Event()
         self.cancel_at = 0
+        self.hear: Callable[[Beat], None] = lambda _beat: None
         self.token = threading.Lock()
 
     def say(self, message: FromWorker) -> None:
         self.said.append(message)
         if isinstance(message, Beat):
+            self.hear(message)
             self.cancel_at -= 1
             if self.cancel_at == 0:
                 self.cancelled.set()
@@ -150,8 +158,29 @@ def test_what_is_no_good_file_has_a_fault_and_a_reason(
     assert answer.reason
 
 
-def test_a_stage_that_waits_for_the_card_keeps_beating(order: Order) -> None:
-    """Stages of the cpu lane need no token: a job runs while another one holds the card."""
+def test_a_stage_that_waits_for_the_card_keeps_beating(order: Order, room: bytes) -> None:
+    """While another job holds the card, a gpu stage beats, and runs once the card is free."""
+    write_sound(Path(os.fsdecode(order.root)) / "tone.wav", tone(0.2), 48_000, "pcm_s16le")
+    ear = Ear()
+    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    ear.hear = beats.put
+    wanted = changed(
+        order, name=b"tone.wav", recipe="visualize", device="cpu",
+        options={"width": 320, "height": 180},
+    )  # fmt: skip
+    answers: queue.SimpleQueue[Finished | Failed] = queue.SimpleQueue()
+    with ear.token:
+        lane = threading.Thread(target=lambda: answers.put(ear.run(wanted)))
+        lane.start()
+        while beats.get(timeout=WAIT_S).fraction is not None:
+            continue
+        assert answers.empty()
+    assert finished(answers.get(timeout=WAIT_S)).outputs
+    lane.join(WAIT_S)
+
+
+def test_a_cpu_stage_needs_no_token(order: Order) -> None:
+    """A job of the cpu lane runs while another one holds the card."""
     ear = Ear()
     with ear.token:
         finished(ear.run(order))
