@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -371,3 +372,58 @@ def test_a_share_that_goes_away_is_offline_and_not_deleted(open_house: Open) -> 
     assert status.queue.queued == 1
     (house.room / "away").rename(house.room / "in")
     assert house.until_ended(1).recent[0].state == "done"
+
+
+ODD_NAMES = (
+    b'it\'s "quoted" $(reboot).txt',
+    b"new\nline\n<0>WATCHDOG=trigger.txt",
+    b"bad\xff\xfebytes.txt",
+    "emoji \U0001f3ac \u202egpj.txt".encode(),
+    b"x" * 251 + b".txt",
+    b"-y --help.txt",
+    b" leading and trailing .txt",
+    b"a%03d.txt",
+    b"http:x.txt",
+    b"<img src=x onerror=alert(1)>.txt",
+)
+
+
+def test_odd_names_come_through_unchanged(open_house: Open) -> None:
+    """Names with quotes, newlines, bytes that are no text or 255 bytes end like any other."""
+    house = open_house()
+    inbox = house.path("in")
+    for number, name in enumerate(ODD_NAMES):
+        with open(os.path.join(inbox, name), "wb") as file:
+            file.write(b"%d" % number)
+    house.until(lambda status: status.counts.get("done", 0) == len(ODD_NAMES))
+    house.close()
+    for number, name in enumerate(ODD_NAMES):
+        with open(os.path.join(house.path("archive"), name), "rb") as file:
+            assert file.read() == b"%d" % number
+    results = [name for name in os.listdir(house.path("out")) if name != b".penstock"]
+    assert len(results) == len(ODD_NAMES)
+    assert all(event in house.events() for event in ("published", "archived"))
+
+
+def test_what_is_no_file_is_left_alone(open_house: Open) -> None:
+    """Links, pipes, sockets and folders with a suffix are never taken; a real file beside is."""
+    house = open_house()
+    inbox = house.room / "in"
+    secret = house.room / "secret.txt"
+    secret.write_text("secret")
+    (inbox / "link.txt").symlink_to(secret)
+    (inbox / "linked").symlink_to(house.room, target_is_directory=True)
+    os.mkfifo(inbox / "pipe.txt")
+    (inbox / "folder.txt").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()
+        os.chdir(inbox)  # a socket's path has to be short
+        listener.bind("socket.txt")
+        os.chdir(here)
+        house.drop("good.txt")
+        house.until(lambda status: status.counts.get("done", 0) == 1)
+    house.close()
+    assert house.files("archive") == {"good.txt"}
+    assert secret.read_text() == "secret"
+    assert (inbox / "link.txt").is_symlink()
+    assert not any(b"secret" in os.fsencode(name) for name in house.files("out"))
