@@ -67,14 +67,16 @@ class Crew:
     def claim(self) -> None:
         """Give the worker as many orders as it has lanes for."""
         desk = self._desk
-        while len(desk.flights) < desk.settings.worker.lanes:
+        # Where memory is tight, one file at a time; the worker says so with every sign of life.
+        lanes = 1 if desk.memory.get("alone") else desk.settings.worker.lanes
+        while len(desk.flights) < lanes:
             suspects = self._suspects()
             running = [desk.jobs[number] for number in desk.flights if number in desk.jobs]
             queued = [job for job in desk.jobs.values() if self._ready_to_run(job)]
             if len(running) < len(desk.flights):  # the worker still clears away a job that left
                 queued = [job for job in queued if job.id not in suspects]
             job = next_claim(
-                queued, running, lanes=desk.settings.worker.lanes, served=self._served,
+                queued, running, lanes=lanes, served=self._served,
                 now=desk.clock(), not_before=self._walk.not_before, suspects=suspects,
             )  # fmt: skip
             if job is None:

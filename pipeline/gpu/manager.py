@@ -329,6 +329,7 @@ class Memory:
                 "reading": msgspec.to_builtins(reading),
                 "shelf": [msgspec.to_builtins(row) for row in self.shelf.describe()],
                 "files": self._files,
+                "alone": self._card.batch(2) < 2 or self._host.batch(2) < 2,
                 "line": lines.card_line(reading),
             }
 

@@ -1,6 +1,8 @@
 """The ladder and the manager around a stage: fake card, real exceptions, real managers."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,20 @@ def test_what_was_planned_is_no_pressure(house: House) -> None:
     assert blocks
 
 
+def test_where_memory_is_tight_files_run_one_at_a_time(house: House) -> None:
+    """From the aggressive tier on the status asks for one file at a time, and takes it back."""
+    assert house.memory.status()["alone"] is False
+    blocks = [house.card.allocate(8_600_000_000)]
+    for _second in range(15):
+        house.pass_time(1.0)
+    assert house.memory.status()["alone"] is True
+    blocks.clear()
+    house.card.free_all()
+    for _second in range(60):
+        house.pass_time(1.0)
+    assert house.memory.status()["alone"] is False
+
+
 def test_waiting_for_room_has_an_end(house: House) -> None:
     """When nothing frees the card, the wait ends with NoMemory within its deadlines."""
     blocks = [house.card.allocate(10 * GB)]
@@ -215,3 +231,37 @@ def test_without_a_card_everything_still_works(tmp_path: Path) -> None:
     memory.after_file()
     assert memory.admits
     assert memory.room("cpu")
+
+
+STARVED = """
+import resource, sys
+import numpy as np
+from pipeline.core.contract import Usage
+from pipeline.gpu.ladder import climb, steps
+from tests.fakes.bench import bench_for
+
+said = []
+memory = bench_for(said.append).memory
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))
+
+def run(step, _watch):
+    items = np.ones(int(step.share * 1_000_000_000) + 1, dtype=np.uint8)
+    return len(items)
+
+print(climb(memory, "s", steps(frugal=False, share=0.25), run))
+print([note.event for note in said])
+"""
+
+
+def test_a_real_lack_of_host_memory_is_recovered() -> None:
+    """Under a real address-space limit numpy's own error leads to the quarter, which fits."""
+    root = Path(__file__).parent.parent.parent
+    run = subprocess.run(
+        [sys.executable, "-c", STARVED], capture_output=True, text=True, check=False,
+        timeout=60, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    size, events = run.stdout.splitlines()
+    assert size == "250000001"
+    assert events == "['cleanup', 'recovery']"
