@@ -70,13 +70,17 @@ def _worker(status: Status | None) -> list[str]:
     memory = status.worker.memory
     if not memory:
         return [f"worker  {status.worker.state or 'off'}; it has told nothing of memory yet"]
+    card = memory["capacity"] is not None
     lines = [
-        f"worker  {status.worker.state}, profile {memory['profile']}, "
-        f"budget {_size(memory['budget'])}, capacity {_size(memory['capacity'])}, "
-        f"promised {_size(memory['reserved'])}, {memory['files']} files so far",
-        f"        {memory['line']}",
+        f"worker  {status.worker.state}, profile {memory['profile']}, {memory['files']} files so far"
     ]
-    for what in ("card", "host"):
+    if card:
+        lines += [
+            f"        budget {_size(memory['budget'])}, capacity {_size(memory['capacity'])}, "
+            f"promised {_size(memory['reserved'])}",
+            f"        {memory['line']}",
+        ]
+    for what in ("card", "host") if card else ("host",):
         share = memory[what]["share"]
         part = UNKNOWN if share is None else f"{share:.1%}"
         lines.append(f"tier    {what}: {memory[what]['tier']} ({part})")
