@@ -72,7 +72,8 @@ def _worker(status: Status | None) -> list[str]:
         return [f"worker  {status.worker.state or 'off'}; it has told nothing of memory yet"]
     card = memory["capacity"] is not None
     lines = [
-        f"worker  {status.worker.state}, profile {memory['profile']}, {memory['files']} files so far"
+        f"worker  {status.worker.state}, profile {memory['profile']}, "
+        f"{memory['files']} files so far"
     ]
     if card:
         lines += [
