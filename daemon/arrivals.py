@@ -3,6 +3,7 @@
 import heapq
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ from daemon.tickets import Ticket, read_ticket
 from daemon.values import NewJob, Sighting, State
 from daemon.walk import Walk
 from pipeline.core.contract import Fault
-from pipeline.core.errors import BadInput
+from pipeline.core.errors import BadInput, NoSpace
 from pipeline.core.text import shown
 
 log = logging.getLogger("penstock.intake")
@@ -323,7 +324,8 @@ class Arrivals:
     def _learn(self, watch: str, pace: Pace) -> None:
         if pace != self._paces[watch]:
             self._paces[watch] = pace
-            self._desk.ledger.remember(f"pace {watch}", str(pace.longest_pause))
+            with suppress(NoSpace):  # it is known until the restart
+                self._desk.ledger.remember(f"pace {watch}", str(pace.longest_pause))
             log.info(
                 "watch %s: files pause up to %.1f s while they arrive", watch, pace.longest_pause
             )

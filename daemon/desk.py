@@ -80,6 +80,7 @@ class Desk:
     usage: Usage = field(default_factory=Usage)
     paused: bool = False
     draining: bool = False
+    ledger_retry_s: float = LEDGER_RETRY_S  # while its disk is full
     card: str = ""  # the card that the worker uses, empty without one
     memory: dict[str, Any] = field(default_factory=dict)  # as the worker last told it
     _timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -147,7 +148,7 @@ class Desk:
             if "ledger" not in self.problems:
                 log.error("the ledger's disk is full; everything waits: %s", error)
             self.problems["ledger"] = f"the disk of the state folder is full: {error}"
-            self.later(LEDGER_RETRY_S, lambda: self.attempt(call))
+            self.later(self.ledger_retry_s, lambda: self.attempt(call))
 
     # --- watches
 

@@ -5,6 +5,7 @@ import os
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from daemon.tell.notify import Notifier, child_environment
 from daemon.tell.status import Status
 from daemon.values import Job, State
 from daemon.walk import Walk
+from pipeline.core.errors import PenstockError
 from pipeline.core.gauge import Gauge
 
 log = logging.getLogger("penstock")
@@ -162,7 +164,8 @@ class Service:
         desk.link.close(CLOSE_WAIT_S)
         desk.hands.close(CLOSE_WAIT_S)
         self.bulletin.state = "stopped"
-        self.bulletin.write()
+        with suppress(PenstockError):  # a ledger that failed can not be counted
+            self.bulletin.write()
         desk.ledger.close()
         self._notifier.close()
 

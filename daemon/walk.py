@@ -95,6 +95,9 @@ class Walk:
 
     def failure(self, job: Job, fault: Fault, reason: str, hint: str = "") -> None:
         """Decide what follows from a failed attempt: another one, or the failed folder."""
+        self._desk.attempt(lambda: self._answer(job, fault, reason, hint))
+
+    def _answer(self, job: Job, fault: Fault, reason: str, hint: str) -> None:
         if fault in (Fault.LOST, Fault.TIMEOUT, Fault.STICKY):
             job = self._desk.update(job, event="the worker was lost on it", kills=job.kills + 1)
         verdict = after_failure(job, fault, self._desk.settings.queue, card=bool(self._desk.card))
@@ -152,12 +155,12 @@ class Walk:
     def _leave(self, job: Job, to: State, event: str, reason: str) -> bool:
         if job.state not in (State.QUEUED, State.CLAIMED) or job.id in self._busy:
             return False
+        self._end(job, to, event, stays=to is State.CANCELLED, reason=reason)
         flight = self._desk.flights.get(job.id)
         if flight:
             flight.ended = event
             self._desk.link.cancel(job.id)
-        self._end(job, to, event, stays=to is State.CANCELLED, reason=reason)
-        if not flight:
+        else:
             self._cleared(job.id, job)
         return True
 

@@ -28,6 +28,7 @@ from daemon.settings import (
 from daemon.tell.control import Command, Reply, send
 from daemon.tell.status import Status
 from daemon.values import State
+from pipeline.core.errors import NoSpace
 
 WAIT_S = 30.0
 FAKE = (sys.executable, "-m", "tests.fakes.worker")
@@ -427,3 +428,36 @@ def test_what_is_no_file_is_left_alone(open_house: Open) -> None:
     assert secret.read_text() == "secret"
     assert (inbox / "link.txt").is_symlink()
     assert not any(b"secret" in os.fsencode(name) for name in house.files("out"))
+
+
+class FullDisk:
+    """Stands before a ledger whose disk is full for the next few writes."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.full = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("move", "update", "admit", "remember") and self.full > 0:
+            self.full -= 1
+            raise NoSpace("database or disk is full")
+        return getattr(self._inner, name)
+
+
+def test_a_full_ledger_disk_delays_and_loses_nothing(open_house: Open) -> None:
+    """While the ledger's disk is full everything waits; with room again every file ends."""
+    house = open_house()
+    house.service.desk.ledger_retry_s = 0.05
+    disk = FullDisk(house.service.desk.ledger)
+    house.service.desk.ledger = disk  # type: ignore[assignment]
+    for number, name in enumerate(("good.txt", "dies.txt", "refuses.txt", "passing.txt")):
+        disk.full = 3
+        house.drop(name)
+        house.until_ended(number + 1)
+    status = house.until(lambda status: not status.problems)
+    assert {job.file: job.state for job in status.recent} == {
+        "good.txt": "done",
+        "dies.txt": "failed",
+        "refuses.txt": "failed",
+        "passing.txt": "done",
+    }
