@@ -266,12 +266,6 @@ class Arrivals:
         else:
             marks[name] = mark
 
-    def look_again(self, watch: str, sighting: Sighting) -> None:
-        """Track a file anew, e.g. for a retry or after its bytes changed under a job."""
-        room = self._desk.rooms.get(watch)
-        if room is not None and watch in self._stayed:
-            self._sighted(watch, room, sighting, self._desk.clock())
-
     def forget(self, watch: str) -> None:
         """A watch left the config: its files are no longer waited for."""
         for table in (self.trackers, self.waiting, self._arrivals):

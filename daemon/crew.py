@@ -96,7 +96,7 @@ class Crew:
 
     def _worker_for(self, job: Job) -> bool:
         """Whether a worker that suits the job is ready; if not, takes the next step to one."""
-        desk, device = self._desk, self._device_for(job)
+        desk, device = self._desk, self._device_for(job.rung)
         if self._running:
             stale = job.rung is not Rung.NORMAL and not self._fresh
             if not (self._retire or stale or device != self._device):
@@ -110,7 +110,7 @@ class Crew:
     def warm(self) -> None:
         """Start a worker before the first order: a file is on its way."""
         if not self._running:
-            self._start("cpu" if self.breaker.open else self._desk.settings.gpu.device)
+            self._start(self._device_for(Rung.NORMAL))
 
     def _start(self, device: str) -> None:
         desk = self._desk
@@ -129,8 +129,8 @@ class Crew:
         self._device, self._fresh, self._retire = device, True, ""
         desk.tell("worker_started", pid=desk.link.pid, device=device)
 
-    def _device_for(self, job: Job) -> str:
-        on_cpu = job.rung is Rung.CPU or self.breaker.open
+    def _device_for(self, rung: Rung) -> str:
+        on_cpu = rung is Rung.CPU or self.breaker.open
         return "cpu" if on_cpu else self._desk.settings.gpu.device
 
     def _order(self, job: Job) -> bool:
@@ -204,7 +204,6 @@ class Crew:
             flight.overall = message.overall
             return
         flight.step_at = now
-        flight.reports.append(message.report)
         job = self._desk.jobs.get(message.job)
         if job is not None:
             report = message.report

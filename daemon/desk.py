@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from daemon.dispatch.executor import Executor
 from daemon.hands import Hands
 from daemon.intake.watch import Watcher
@@ -17,7 +15,7 @@ from daemon.queue.ledger import Ledger
 from daemon.settings import Settings, WatchSettings
 from daemon.tell.file_monitor import FileMonitor
 from daemon.values import OPEN, Job, NewJob, Sighting, State
-from pipeline.core.contract import StageReport, Usage
+from pipeline.core.contract import Usage
 from pipeline.core.errors import NoSpace
 from pipeline.core.text import shown
 
@@ -37,7 +35,6 @@ class Flight:
     stage: str = ""
     fraction: float | None = None
     overall: float | None = None
-    reports: list[StageReport] = field(default_factory=list)
     ended: str = ""  # set when the job's row has moved on and only the worker's answer is awaited
 
 
@@ -57,7 +54,6 @@ class Room:
     files: int = 0
     skipped: int = 0
     free_bytes: int | None = None
-    window_s: float = 0.0
 
 
 @dataclass
@@ -160,7 +156,7 @@ class Desk:
     # --- telling
 
     def tell(self, event: str, job: Job | None = None, **facts: Any) -> None:
-        """One file_monitor line and one log line about a job or the service."""
+        """One file_monitor line about a job or the service."""
         self.monitor.write(
             event,
             watch=job.watch if job else str(facts.pop("watch", "")),
@@ -195,8 +191,3 @@ def pin_key(watch: WatchSettings) -> str:
 def about(job: Job) -> dict[str, str]:
     """Extra fields of a log line about a job."""
     return {"watch": job.watch, "job": job.label, "file": shown(job.name)}
-
-
-def replaced(job: Job, **changes: Any) -> Job:
-    """The job with other facts (in memory only)."""
-    return msgspec.structs.replace(job, **changes)
