@@ -4,9 +4,13 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tests.fakes.house import Open
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +32,19 @@ def nothing_leaks() -> Iterator[None]:
 def room(tmp_path: Path) -> bytes:
     """An empty folder, as bytes."""
     return os.fsencode(tmp_path)
+
+
+@pytest.fixture
+def open_house(tmp_path: Path) -> Iterator["Open"]:
+    from tests.fakes.house import House  # the card's tests run without the daemon's packages
+
+    houses: list[House] = []
+
+    def make(**changes: Any) -> House:
+        houses.append(House(tmp_path, **changes))
+        return houses[-1].open()
+
+    yield make
+    for house in houses:
+        if house.thread.is_alive():
+            house.close()

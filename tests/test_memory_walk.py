@@ -1,30 +1,8 @@
 """When memory runs out or a card is lost: rungs, fresh workers, the breaker."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 from daemon.queue.reader import Reader
 from daemon.values import Rung
-from tests.test_service import House
-
-Open = Callable[..., House]
-
-
-@pytest.fixture
-def open_house(tmp_path: Path) -> Iterator[Open]:
-    houses: list[House] = []
-
-    def make(**changes: Any) -> House:
-        houses.append(House(tmp_path, **changes))
-        return houses[-1].open()
-
-    yield make
-    for house in houses:
-        if house.thread.is_alive():
-            house.close()
+from tests.fakes.house import House, Open
 
 
 def history(house: House, number: int) -> list[str]:
